@@ -1,0 +1,1 @@
+"""What the system knows, in plain Python: no I/O, no framework, the standard library only."""

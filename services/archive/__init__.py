@@ -1,0 +1,1 @@
+"""Where bytes lie: hot, warm and cold tiers, digests, verified copies."""

@@ -1,0 +1,1 @@
+"""DICOM data sets and associations: worklist, MPPS, storage and commitment SCPs, and the SR writer."""

@@ -1,0 +1,1 @@
+"""Models as FHIR resources and back."""
