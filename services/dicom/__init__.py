@@ -1,1 +1,1 @@
-"""DICOM data sets and associations: worklist, MPPS, storage and commitment SCPs, and the SR writer."""
+"""DICOM data sets and associations: worklist, MPPS, storage and commitment SCPs, the SR writer."""

@@ -1,0 +1,82 @@
+"""What was sent where, and the proof that it was accepted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from services.database.tables import delivery, report
+
+
+class Deliveries:
+    """Repository of deliveries, one per report version and destination."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def plan(self, report_id: str, destination: str, control_id: str) -> None:
+        """Open a delivery unless it is open; its control id never changes afterwards."""
+        self._connection.execute(
+            insert(delivery)
+            .values(
+                report_id=report_id,
+                destination=destination,
+                control_id=control_id,
+                state="planned",
+            )
+            .on_conflict_do_nothing()
+        )
+
+    def claim(self, report_id: str, destination: str) -> Row[Any] | None:
+        """Lock a delivery for sending; None if it is accepted or somebody else is sending it."""
+        return self._connection.execute(
+            select(delivery)
+            .where(
+                delivery.c.report_id == report_id,
+                delivery.c.destination == destination,
+                delivery.c.state != "accepted",
+            )
+            .with_for_update(skip_locked=True)
+        ).one_or_none()
+
+    def get(self, report_id: str, destination: str) -> Row[Any]:
+        """Return one delivery."""
+        return self._connection.execute(
+            select(delivery).where(
+                delivery.c.report_id == report_id, delivery.c.destination == destination
+            )
+        ).one()
+
+    def change(self, report_id: str, destination: str, **values: Any) -> None:
+        """Set columns of a delivery."""
+        self._connection.execute(
+            update(delivery)
+            .where(delivery.c.report_id == report_id, delivery.c.destination == destination)
+            .values(**values)
+        )
+
+    def of_study(self, study_id: str) -> list[Row[Any]]:
+        """Return the study's deliveries with their report version, oldest first."""
+        return list(
+            self._connection.execute(
+                select(delivery, report.c.version, report.c.status.label("report_status"))
+                .join_from(delivery, report)
+                .where(report.c.study_id == study_id)
+                .order_by(report.c.version, delivery.c.destination)
+            )
+        )
+
+    def unaccepted(self) -> list[Row[Any]]:
+        """Return deliveries that no destination has accepted, oldest report first."""
+        return list(
+            self._connection.execute(
+                select(delivery, report.c.study_id, report.c.version)
+                .join_from(delivery, report)
+                .where(delivery.c.state != "accepted")
+                .order_by(report.c.signed_at)
+            )
+        )

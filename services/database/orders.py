@@ -1,0 +1,201 @@
+"""Orders and their scheduled steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, Connection, Row, Select, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.lifecycle import StepState
+from models.order import Code, Order, Safety, ScheduledStep
+from models.patient import PersonName
+from models.priority import Priority
+from services.database.tables import imaging_order, patient, scheduled_step
+
+
+class Orders:
+    """Repository of `Order` and `ScheduledStep`."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def get(self, order_id: str) -> Order:
+        """Return the order with this internal id, with its steps."""
+        return self._one(select(imaging_order).where(imaging_order.c.id == order_id))
+
+    def find_by_placer(self, number: str, authority: str) -> Order | None:
+        """Return the order that its placer calls `number`, or None."""
+        query = select(imaging_order).where(
+            imaging_order.c.placer_number == number,
+            imaging_order.c.placer_authority == authority,
+        )
+        return self._first(query)
+
+    def find_by_accession(self, accession: str) -> Order | None:
+        """Return the order with this accession number, or None."""
+        return self._first(select(imaging_order).where(imaging_order.c.accession == accession))
+
+    def find_by_study_uid(self, study_uid: str) -> Order | None:
+        """Return the order that reserved this Study Instance UID, or None."""
+        return self._first(select(imaging_order).where(imaging_order.c.study_uid == study_uid))
+
+    def save(self, order: Order) -> None:
+        """Insert or update an order and its steps."""
+        values = _to_row(order)
+        self._connection.execute(
+            insert(imaging_order)
+            .values(id=order.id, placed_at=self._now, **values)
+            .on_conflict_do_update(index_elements=["id"], set_=values)
+        )
+        for step in order.steps:
+            fields = _step_to_row(step)
+            self._connection.execute(
+                insert(scheduled_step)
+                .values(order_id=order.id, sps_id=step.sps_id, **fields)
+                .on_conflict_do_update(index_elements=["order_id", "sps_id"], set_=fields)
+            )
+
+    def set_step_status(
+        self, order_id: str, state: StepState, sps_ids: Iterable[str] | None = None
+    ) -> None:
+        """Move all, or the named, steps of an order to `state`."""
+        query = update(scheduled_step).where(scheduled_step.c.order_id == order_id)
+        if sps_ids is not None:
+            query = query.where(scheduled_step.c.sps_id.in_(list(sps_ids)))
+        self._connection.execute(query.values(status=state.value))
+
+    def worklist(self, conditions: Iterable[Any] = ()) -> list[Row[Any]]:
+        """Return order, patient and step side by side for every scheduled step.
+
+        Columns are labelled ``table_column``; `conditions` narrow the query in SQL.
+        """
+        query = (
+            select(imaging_order, patient, scheduled_step)
+            .set_label_style(LABEL_STYLE_TABLENAME_PLUS_COL)
+            .join_from(scheduled_step, imaging_order)
+            .join(patient, patient.c.id == imaging_order.c.patient_id)
+            .where(
+                scheduled_step.c.status == StepState.SCHEDULED.value,
+                *conditions,
+            )
+            .order_by(imaging_order.c.priority, scheduled_step.c.start_at)
+        )
+        return list(self._connection.execute(query))
+
+    def _first(self, query: Select[Any]) -> Order | None:
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else self._load(row)
+
+    def _one(self, query: Select[Any]) -> Order:
+        return self._load(self._connection.execute(query).one())
+
+    def _load(self, row: Row[Any]) -> Order:
+        steps = self._connection.execute(
+            select(scheduled_step)
+            .where(scheduled_step.c.order_id == row.id)
+            .order_by(scheduled_step.c.start_at, scheduled_step.c.sps_id)
+        )
+        return Order(
+            id=row.id,
+            patient_id=row.patient_id,
+            placer_number=row.placer_number,
+            placer_authority=row.placer_authority,
+            filler_number=row.filler_number,
+            accession=row.accession,
+            study_uid=row.study_uid,
+            requested_procedure_id=row.requested_procedure_id,
+            procedure=Code(
+                value=row.procedure_code,
+                meaning=row.procedure_meaning,
+                scheme=row.procedure_scheme,
+            ),
+            priority=Priority(row.priority),
+            reason=row.reason,
+            referring=PersonName.parse(row.referring),
+            requesting=PersonName.parse(row.requesting),
+            patient_class=row.patient_class,
+            location=row.location,
+            admission_id=row.admission_id,
+            transport=row.transport,
+            confidentiality=row.confidentiality,
+            safety=Safety(
+                medical_alerts=row.medical_alerts,
+                allergies=row.allergies,
+                pregnancy_status=row.pregnancy_status,
+                weight_kg=row.weight_kg,
+                height_m=row.height_m,
+            ),
+            sender=row.sender,
+            status=row.status,
+            steps=tuple(_step_from_row(step) for step in steps),
+        )
+
+
+def _to_row(order: Order) -> dict[str, Any]:
+    return {
+        "patient_id": order.patient_id,
+        "placer_number": order.placer_number,
+        "placer_authority": order.placer_authority,
+        "filler_number": order.filler_number,
+        "accession": order.accession,
+        "study_uid": order.study_uid,
+        "requested_procedure_id": order.requested_procedure_id,
+        "procedure_code": order.procedure.value,
+        "procedure_meaning": order.procedure.meaning,
+        "procedure_scheme": order.procedure.scheme,
+        "priority": int(order.priority),
+        "reason": order.reason,
+        "referring": str(order.referring),
+        "requesting": str(order.requesting),
+        "patient_class": order.patient_class,
+        "location": order.location,
+        "admission_id": order.admission_id,
+        "transport": order.transport,
+        "confidentiality": order.confidentiality,
+        "medical_alerts": order.safety.medical_alerts,
+        "allergies": order.safety.allergies,
+        "pregnancy_status": order.safety.pregnancy_status,
+        "weight_kg": order.safety.weight_kg,
+        "height_m": order.safety.height_m,
+        "sender": order.sender,
+        "status": order.status,
+    }
+
+
+def _step_to_row(step: ScheduledStep) -> dict[str, Any]:
+    protocol = step.protocol or Code(value="", scheme="")
+    return {
+        "start_at": step.start_at,
+        "modality": step.modality,
+        "station_aet": step.station_aet,
+        "station_name": step.station_name,
+        "location": step.location,
+        "description": step.description,
+        "protocol_code": protocol.value,
+        "protocol_meaning": protocol.meaning,
+        "protocol_scheme": protocol.scheme,
+        "status": step.status,
+    }
+
+
+def _step_from_row(row: Row[Any]) -> ScheduledStep:
+    protocol = (
+        Code(value=row.protocol_code, meaning=row.protocol_meaning, scheme=row.protocol_scheme)
+        if row.protocol_code
+        else None
+    )
+    return ScheduledStep(
+        sps_id=row.sps_id,
+        start_at=row.start_at,
+        modality=row.modality,
+        station_aet=row.station_aet,
+        station_name=row.station_name,
+        location=row.location,
+        description=row.description,
+        protocol=protocol,
+        status=row.status,
+    )

@@ -1,0 +1,129 @@
+"""The outbox: what a commit announces, and how far each stage it starts has come."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.events import STAGES, Stage, Topic
+from models.priority import Priority
+from services.database.tables import outbox
+
+CHANNEL = "spinecho_outbox"
+"""PostgreSQL NOTIFY channel that wakes the relay when a commit has announced something."""
+
+
+class Outbox:
+    """Repository of announcements."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def announce(self, topic: Topic, subject: str, version: str, priority: Priority) -> None:
+        """Announce `topic` about a study, once per `version`.
+
+        Triage never waits in the routine queue: it is what finds out whether a study is urgent.
+        """
+        for flow in STAGES[topic]:
+            queue = priority.queue
+            if flow == "triage" and queue == "routine":
+                queue = "urgent"
+            if flow == "critical_escalation":
+                queue = "critical"
+            self._connection.execute(
+                insert(outbox)
+                .values(
+                    topic=topic.value,
+                    flow=flow,
+                    subject=subject,
+                    version=version,
+                    queue=queue,
+                    created_at=self._now,
+                )
+                .on_conflict_do_nothing()
+            )
+        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+
+    def pending(self, limit: int = 100) -> list[Stage]:
+        """Return stages that no flow run was created for, the most urgent queue first."""
+        urgency = func.array_position(
+            text("ARRAY['critical','urgent','routine']::text[]"), outbox.c.queue
+        )
+        rows = self._connection.execute(
+            select(outbox)
+            .where(outbox.c.dispatched_at.is_(None))
+            .order_by(urgency, outbox.c.id)
+            .limit(limit)
+        )
+        return [_stage(row) for row in rows]
+
+    def dispatched(self, stage: Stage, run_id: str) -> None:
+        """Record that a flow run exists for this attempt."""
+        self._set(stage.id, dispatched_at=self._now, run_id=run_id)
+
+    def started(self, subject: str, flow: str, version: str) -> None:
+        """Record that the flow's first line ran."""
+        self._connection.execute(
+            update(outbox)
+            .where(outbox.c.subject == subject, outbox.c.flow == flow, outbox.c.version == version)
+            .values(started_at=self._now)
+        )
+
+    def done(self, subject: str, flow: str, version: str, error: str | None = None) -> None:
+        """Record that the stage is finished; `error` says that it is given up."""
+        self._connection.execute(
+            update(outbox)
+            .where(
+                outbox.c.subject == subject,
+                outbox.c.flow == flow,
+                outbox.c.version == version,
+                outbox.c.done_at.is_(None),
+            )
+            .values(done_at=self._now, error=error)
+        )
+
+    def open(self, before: datetime | None = None) -> list[Row[Any]]:
+        """Return stages that were dispatched (before `before`) and are not done."""
+        query = select(outbox).where(
+            outbox.c.dispatched_at.is_not(None), outbox.c.done_at.is_(None)
+        )
+        if before is not None:
+            query = query.where(outbox.c.dispatched_at < before)
+        return list(self._connection.execute(query.order_by(outbox.c.id)))
+
+    def reissue(self, stage_id: int) -> None:
+        """Let the relay create a new run: created is not done."""
+        self._set(stage_id, dispatched_at=None, run_id=None, attempt=outbox.c.attempt + 1)
+        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+
+    def of_study(self, subject: str) -> list[Row[Any]]:
+        """Return every stage of a study, oldest first."""
+        return list(
+            self._connection.execute(
+                select(outbox).where(outbox.c.subject == subject).order_by(outbox.c.id)
+            )
+        )
+
+    def unfinished(self) -> int:
+        """Return how many stages are not done."""
+        return self._connection.execute(
+            select(func.count()).select_from(outbox).where(outbox.c.done_at.is_(None))
+        ).scalar_one()
+
+    def _set(self, stage_id: int, **values: Any) -> None:
+        self._connection.execute(update(outbox).where(outbox.c.id == stage_id).values(**values))
+
+
+def _stage(row: Row[Any]) -> Stage:
+    return Stage(
+        id=row.id,
+        flow=row.flow,
+        subject=row.subject,
+        version=row.version,
+        queue=row.queue,
+        attempt=row.attempt,
+    )

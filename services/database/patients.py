@@ -1,0 +1,95 @@
+"""Patients and their identifiers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.patient import Identifier, Patient, PersonName
+from services.database.tables import patient, patient_identifier
+
+
+class Patients:
+    """Repository of `Patient`."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def get(self, patient_id: str) -> Patient:
+        """Return the patient with this internal id."""
+        row = self._connection.execute(select(patient).where(patient.c.id == patient_id)).one()
+        identifiers = self._connection.execute(
+            select(patient_identifier)
+            .where(patient_identifier.c.patient_id == patient_id)
+            .order_by(patient_identifier.c.position)
+        )
+        return Patient(
+            id=row.id,
+            identifiers=tuple(
+                Identifier(value=i.value, authority=i.authority, type=i.type) for i in identifiers
+            ),
+            name=PersonName(
+                family=row.family,
+                given=row.given,
+                middle=row.middle,
+                prefix=row.prefix,
+                suffix=row.suffix,
+            ),
+            birth_date=row.birth_date,
+            sex=row.sex,
+        )
+
+    def find(self, identifier: Identifier) -> str | None:
+        """Return the internal id that `identifier` points to, of the survivor after a merge."""
+        found = self._connection.execute(
+            select(patient.c.id, patient.c.merged_into)
+            .join_from(patient_identifier, patient)
+            .where(
+                patient_identifier.c.authority == identifier.authority,
+                patient_identifier.c.value == identifier.value,
+            )
+        ).one_or_none()
+        while found is not None and found.merged_into is not None:
+            found = self._connection.execute(
+                select(patient.c.id, patient.c.merged_into).where(patient.c.id == found.merged_into)
+            ).one()
+        return None if found is None else str(found.id)
+
+    def find_by_value(self, value: str) -> list[str]:
+        """Return the ids of every patient known under `value` at any authority."""
+        rows = self._connection.execute(
+            select(patient_identifier.c.patient_id).where(patient_identifier.c.value == value)
+        )
+        return sorted({str(row.patient_id) for row in rows})
+
+    def save(self, record: Patient) -> None:
+        """Insert or update a patient; identifiers are added, never taken away here."""
+        values = {
+            **asdict(record.name),
+            "birth_date": record.birth_date,
+            "sex": record.sex,
+            "updated_at": self._now,
+        }
+        self._connection.execute(
+            insert(patient)
+            .values(id=record.id, **values)
+            .on_conflict_do_update(index_elements=["id"], set_=values)
+        )
+        for position, identifier in enumerate(record.identifiers):
+            self._connection.execute(
+                insert(patient_identifier)
+                .values(**asdict(identifier), patient_id=record.id, position=position)
+                .on_conflict_do_nothing()
+            )
+
+    def merge(self, retired_id: str, survivor_id: str) -> None:
+        """Point the retired record to its survivor; it is kept, so that this can be undone."""
+        self._connection.execute(
+            update(patient)
+            .where(patient.c.id == retired_id)
+            .values(merged_into=survivor_id, updated_at=self._now)
+        )

@@ -1,0 +1,113 @@
+"""The engine, and the unit of work in which every change is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from models.errors import Unavailable
+from services.database.deliveries import Deliveries
+from services.database.messages import Messages
+from services.database.orders import Orders
+from services.database.outbox import Outbox
+from services.database.patients import Patients
+from services.database.reports import Reports
+from services.database.studies import Studies
+from services.database.timeline import Timeline
+
+
+def utc_now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+class UnitOfWork:
+    """One transaction and the repositories that work inside it.
+
+    Leaving the ``with`` block commits; an exception rolls back everything, so that message,
+    domain change and outbox row become durable together or not at all.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        self.connection: Connection = self._engine.connect()
+        self._transaction = self.connection.begin()
+        self.now = self._clock()
+        self.patients = Patients(self.connection, self.now)
+        self.orders = Orders(self.connection, self.now)
+        self.studies = Studies(self.connection, self.now)
+        self.messages = Messages(self.connection, self.now)
+        self.outbox = Outbox(self.connection, self.now)
+        self.timeline = Timeline(self.connection, self.now)
+        self.reports = Reports(self.connection, self.now)
+        self.deliveries = Deliveries(self.connection, self.now)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._transaction.commit()
+            else:
+                self._transaction.rollback()
+        finally:
+            self.connection.close()
+
+
+class Store:
+    """The database of one process.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL of a PostgreSQL database, driver psycopg 3.
+    pool_size : int
+        Connections kept open; one per thread that commits at once is enough.
+    clock : callable, optional
+        Where "now" comes from; a test or ``--as-of`` may let time pass.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 8, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self.engine = create_engine(
+            url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, pool_timeout=10
+        )
+        self.clock = clock
+        event.listen(self.engine, "connect", _durable)
+
+    def __call__(self) -> UnitOfWork:
+        """Return a new unit of work."""
+        return UnitOfWork(self.engine, self.clock)
+
+    def check(self) -> None:
+        """Raise `Unavailable` unless the database answers and carries our tables."""
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("SELECT 1 FROM alembic_version")
+        except Exception as error:
+            raise Unavailable("the database does not answer or is not migrated") from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def _durable(connection: object, _record: object) -> None:
+    # A hospital's cluster may default to asynchronous commit; an acknowledgement must not.
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("SET synchronous_commit TO on")
+    cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.close()
+    connection.commit()  # type: ignore[attr-defined]

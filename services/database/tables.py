@@ -1,0 +1,396 @@
+"""Every table, with the reason for each constraint that another part relies on.
+
+Times are ``timestamptz`` in UTC. Text columns that hold an enum hold its value.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _time(name: str, *, required: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required)
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+patient = Table(
+    "patient",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *(_text(n) for n in ("family", "given", "middle", "prefix", "suffix")),
+    Column("birth_date", Date),
+    _text("sex"),
+    Column("merged_into", Text, ForeignKey("patient.id")),
+    _time("updated_at", required=True),
+)
+
+patient_identifier = Table(
+    "patient_identifier",
+    metadata,
+    # One number of one authority is one patient: the key is what makes that true.
+    Column("authority", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
+    Column("position", SmallInteger, nullable=False, server_default="0"),
+)
+
+imaging_order = Table(
+    "imaging_order",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
+    Column("placer_number", Text, nullable=False),
+    _text("placer_authority"),
+    _text("filler_number"),
+    Column("accession", Text, nullable=False, unique=True),
+    Column("study_uid", Text, nullable=False, unique=True),
+    Column("requested_procedure_id", Text, nullable=False),
+    _text("procedure_code"),
+    _text("procedure_meaning"),
+    _text("procedure_scheme"),
+    Column("priority", SmallInteger, nullable=False),
+    *(
+        _text(n)
+        for n in (
+            "reason",
+            "referring",
+            "requesting",
+            "patient_class",
+            "location",
+            "admission_id",
+            "transport",
+            "confidentiality",
+            "medical_alerts",
+            "allergies",
+        )
+    ),
+    Column("pregnancy_status", SmallInteger),
+    Column("weight_kg", Float),
+    Column("height_m", Float),
+    _text("sender"),
+    Column("status", Text, nullable=False),
+    _time("placed_at", required=True),
+    # The same placer number is the same order, however often it is sent.
+    UniqueConstraint("placer_authority", "placer_number"),
+)
+
+scheduled_step = Table(
+    "scheduled_step",
+    metadata,
+    Column("order_id", Text, ForeignKey("imaging_order.id"), primary_key=True),
+    Column("sps_id", Text, primary_key=True),
+    _time("start_at", required=True),
+    *(
+        _text(n)
+        for n in (
+            "modality",
+            "station_aet",
+            "station_name",
+            "location",
+            "description",
+            "protocol_code",
+            "protocol_meaning",
+            "protocol_scheme",
+        )
+    ),
+    Column("status", Text, nullable=False),
+    Index("ix_scheduled_step_open", "start_at", postgresql_where=text("status = 'SCHEDULED'")),
+)
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("study_uid", Text, nullable=False, unique=True),
+    Column("order_id", Text, ForeignKey("imaging_order.id"), unique=True),
+    Column("patient_id", Text, ForeignKey("patient.id"), index=True),
+    Column("accession", Text, nullable=False, server_default="", index=True),
+    Column("state", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    _text("description"),
+    Column("version", Integer, nullable=False, server_default="0"),
+    Column("tier", Text, nullable=False, server_default="hot"),
+    # What the objects themselves say of the patient, shown while no order or patient is linked.
+    _text("dicom_patient_name"),
+    _text("dicom_patient_id"),
+    _time("created_at", required=True),
+    _time("started_at"),
+    _time("ended_at"),
+    _time("acquired_at"),
+    _time("critical_at"),
+    _time("last_read_at"),
+    Column("triage", Text),
+    _text("triage_text"),
+    Column("legal_hold", Boolean, nullable=False, server_default=text("false")),
+    Column("completeness", Text),
+    # The reading list: what is readable and unread, in the order in which it is read.
+    Index(
+        "ix_study_reading",
+        "priority",
+        "acquired_at",
+        postgresql_where=text("state IN ('acquiring','acquired','discontinued','preliminary')"),
+    ),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("series_uid", Text, primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False, index=True),
+    _text("modality"),
+    _text("description"),
+    Column("number", Integer),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("sop_uid", Text, primary_key=True),
+    Column("series_uid", Text, ForeignKey("series.series_uid"), nullable=False, index=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False, index=True),
+    Column("sop_class", Text, nullable=False),
+    Column("transfer_syntax", Text, nullable=False),
+    Column("number", Integer),
+    Column("frames", Integer, nullable=False, server_default="1"),
+    Column("tier", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    _text("source_ae"),
+    _time("received_at", required=True),
+)
+
+mpps = Table(
+    "mpps",
+    metadata,
+    Column("sop_uid", Text, primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    _text("station_aet"),
+    Column("attributes", JSONB, nullable=False),
+    Column("sps_ids", JSONB, nullable=False),
+    # SOP Instance UIDs that the final N-SET says were made; empty until then.
+    Column("referenced", JSONB, nullable=False, server_default="[]"),
+    _time("created_at", required=True),
+    _time("ended_at"),
+)
+
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("transaction_uid", Text, primary_key=True),
+    Column("requestor", Text, nullable=False),
+    Column("referenced", JSONB, nullable=False),
+    Column("failed", JSONB, nullable=False),
+    _time("requested_at", required=True),
+    _time("answered_at"),
+)
+
+message_log = Table(
+    "message_log",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("direction", Text, nullable=False),
+    Column("protocol", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    _text("sender"),
+    _text("control_id"),
+    _text("type"),
+    Column("digest", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("ack", LargeBinary),
+    Column("ack_code", Text),
+    Column("error", Text),
+    Column("study_id", Text, ForeignKey("study.id"), index=True),
+    _time("at", required=True),
+    # The same bytes under the same control id are one message: its first answer is repeated.
+    Index(
+        "uq_message_log_inbound",
+        "sender",
+        "control_id",
+        "digest",
+        unique=True,
+        postgresql_where=text("direction = 'in'"),
+    ),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("flow", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    _time("created_at", required=True),
+    _time("dispatched_at"),
+    _time("started_at"),
+    _time("done_at"),
+    Column("run_id", Text),
+    Column("error", Text),
+    # One stage runs once per version of its subject.
+    UniqueConstraint("subject", "flow", "version"),
+    Index("ix_outbox_pending", "id", postgresql_where=text("dispatched_at IS NULL")),
+    Index(
+        "ix_outbox_open",
+        "dispatched_at",
+        postgresql_where=text("dispatched_at IS NOT NULL AND done_at IS NULL"),
+    ),
+)
+
+timeline = Table(
+    "timeline",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False, index=True),
+    _time("at", required=True),
+    Column("kind", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    _text("actor"),
+    Column("evidence", JSONB, nullable=False, server_default="{}"),
+)
+
+finding = Table(
+    "finding",
+    metadata,
+    Column("study_id", Text, ForeignKey("study.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("outcome", Text, nullable=False),
+    Column("score", Float),
+    _text("text"),
+    _text("reason"),
+    Column("measurements", JSONB, nullable=False, server_default="[]"),
+    Column("sr_sop_uid", Text),
+    _time("at", required=True),
+)
+
+report = Table(
+    "report",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("findings", Text, nullable=False),
+    Column("impression", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    _time("signed_at", required=True),
+    UniqueConstraint("study_id", "version"),
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("report_id", Text, ForeignKey("report.id"), primary_key=True),
+    Column("destination", Text, primary_key=True),
+    Column("control_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    Column("ack_code", Text),
+    Column("error", Text),
+    _time("sent_at"),
+    _time("accepted_at"),
+)
+
+critical_result = Table(
+    "critical_result",
+    metadata,
+    Column("study_id", Text, ForeignKey("study.id"), primary_key=True),
+    _time("found_at", required=True),
+    Column("escalations", Integer, nullable=False, server_default="0"),
+    _time("notified_at"),
+    _time("acknowledged_at"),
+    Column("acknowledged_by", Text),
+)
+
+desk = Table(
+    "desk",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("study_id", Text, ForeignKey("study.id"), index=True),
+    Column("subject", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False, server_default="{}"),
+    # Where the payload was kept, relative to the archive's quarantine.
+    Column("path", Text),
+    _time("at", required=True),
+    _time("resolved_at"),
+    Column("resolved_by", Text),
+    # The same trouble with the same thing is one row, however often it is met.
+    UniqueConstraint("kind", "subject"),
+)
+
+migration = Table(
+    "migration",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    _time("planned_at", required=True),
+    _time("done_at"),
+    # One migration at a time moves a study.
+    Index(
+        "uq_migration_open",
+        "study_id",
+        unique=True,
+        postgresql_where=text("state <> 'done'"),
+    ),
+)
+
+kpi = Table(
+    "kpi",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Float, nullable=False),
+    Column("count", Integer, nullable=False),
+)
+
+ae_peer = Table(
+    "ae_peer",
+    metadata,
+    Column("ae_title", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    _time("seen_at", required=True),
+)

@@ -1,0 +1,54 @@
+"""The evidence of every step of a study's life."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from services.database.tables import timeline
+
+
+class Timeline:
+    """Repository of timeline entries; entries are only ever added."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+
+    def add(
+        self, study_id: str, kind: str, summary: str, *, actor: str = "spinecho", **evidence: Any
+    ) -> None:
+        """Add an entry.
+
+        Parameters
+        ----------
+        study_id : str
+        kind : str
+            A short dotted word such as ``order.placed``; pages group by it.
+        summary : str
+            One line for people, free of patient data: it is shown in Prefect too.
+        actor : str
+            Who did it: a person, a sending system, an AE title, or ``spinecho``.
+        **evidence
+            Message id, acknowledgement, digest, model version; JSON values.
+        """
+        self._connection.execute(
+            insert(timeline).values(
+                study_id=study_id,
+                at=self._now,
+                kind=kind,
+                summary=summary,
+                actor=actor,
+                evidence=evidence,
+            )
+        )
+
+    def of_study(self, study_id: str) -> list[Row[Any]]:
+        """Return the study's entries, oldest first."""
+        return list(
+            self._connection.execute(
+                select(timeline).where(timeline.c.study_id == study_id).order_by(timeline.c.id)
+            )
+        )

@@ -1,0 +1,147 @@
+"""Every setting, from ``SPINECHO_*`` variables and one optional ``spinecho.toml``."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+def default_home() -> Path:
+    """Return where state lies when nobody said: root's home is closed to the database's user."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/spinecho")
+    return Path.home() / ".local" / "share" / "spinecho"
+
+
+class Settings(BaseSettings):
+    """Settings of one installation; a nested one is written with ``__``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPINECHO_",
+        env_nested_delimiter="__",
+        toml_file="spinecho.toml",
+        extra="forbid",
+        frozen=True,
+    )
+
+    home: Path = Field(default_factory=default_home, description="Directory of all state.")
+    host: str = Field("127.0.0.1", description="Address that every listener binds to.")
+    allow_cleartext: bool = Field(
+        False, description="Serve unencrypted protocols off loopback; the network must be trusted."
+    )
+    hl7_port: int = Field(2575, description="MLLP listener.")
+    dicom_port: int = Field(11112, description="DICOM listener.")
+    http_port: int = Field(8080, description="Reading room, DICOMweb, FHIR and health.")
+    prefect_port: int = Field(4200, description="Prefect server and UI.")
+    ae_title: str = Field("SPINECHO", description="Our application entity title.", max_length=16)
+    site: str = Field("main", description="Site tag of flow runs.")
+    default_authority: str = Field(
+        "HOSP", description="Assigning authority of identifiers that name none."
+    )
+    database_url: str | None = Field(
+        None, description="A PostgreSQL of the hospital's own; empty for the embedded one."
+    )
+    prefect_database_url: str | None = Field(
+        None, description="Prefect's database on that cluster (postgresql+asyncpg://…)."
+    )
+    warm_path: Path | None = Field(None, description="Warm tier; below the home by default.")
+    cold_url: str | None = Field(
+        None, description="Cold tier, file://… or s3://…; below the home by default."
+    )
+    hot_days: int = Field(30, description="Days without access after which a study leaves hot.")
+    warm_days: int = Field(730, description="Days without access after which it leaves warm.")
+    quiet_s: float = Field(
+        60, description="Seconds without an image after which an exam without MPPS is complete."
+    )
+    critical_ack_s: float = Field(
+        900, description="Seconds until an unacknowledged critical result escalates."
+    )
+    reconcile_s: float = Field(60, description="Seconds between two sweeps for stuck work.")
+    disk_floor_mb: int = Field(
+        1024, description="Free megabytes below which storage answers out of resources."
+    )
+    max_message_bytes: int = Field(16 * 1024 * 1024, description="Largest HL7 message taken.")
+    destinations: dict[str, str] = Field(
+        default_factory=dict, description="Where reports go: name → mllp://host:port."
+    )
+    triage_model: str = Field("asymmetry@1.0.0", description="Triage model, name@version.")
+    triage_timeout_s: float = Field(60, description="Seconds until a triage run abstains.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @field_validator("home", "warm_path")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether listeners are reachable from this machine only."""
+        return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    @property
+    def socket_dir(self) -> Path:
+        """Directory of the embedded database's socket; the path of a socket is limited."""
+        inside = self.home / "run" / "pg"
+        if len(str(inside)) <= 80:
+            return inside
+        return Path("/tmp") / f"spinecho-{sha256(str(self.home).encode()).hexdigest()[:16]}"  # noqa: S108 (0700)
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of Spinecho's own database."""
+        if self.database_url:
+            return self.database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return f"postgresql+psycopg://postgres@/spinecho?host={quote(str(self.socket_dir))}"
+
+    @property
+    def prefect_store_url(self) -> str:
+        """SQLAlchemy URL of Prefect's database."""
+        if self.prefect_database_url:
+            return self.prefect_database_url
+        return f"postgresql+asyncpg://postgres@/prefect?host={quote(str(self.socket_dir))}"
+
+    @property
+    def http_url(self) -> str:
+        """Base URL of the HTTP application."""
+        return f"http://{self.host}:{self.http_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        """Base URL of Prefect's server."""
+        return f"http://{self.host}:{self.prefect_port}"
+
+    @property
+    def hot_root(self) -> Path:
+        """Root of the hot tier."""
+        return self.home / "archive" / "hot"
+
+    @property
+    def warm_root(self) -> Path:
+        """Root of the warm tier."""
+        return self.warm_path or self.home / "archive" / "warm"
+
+    @property
+    def cold_root(self) -> str:
+        """URL of the cold tier."""
+        return self.cold_url or (self.home / "archive" / "cold").as_uri()

@@ -1,0 +1,48 @@
+"""What tests share: one embedded PostgreSQL for the session, one empty database for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from services.database import cluster
+from services.database.store import Store
+from services.database.tables import metadata
+from services.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A directory that the database's own account can reach; pytest's is closed to it."""
+    directory = Path(tempfile.mkdtemp(prefix="spinecho-test-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster_settings(home: Path) -> Iterator[Settings]:
+    settings = Settings(home=home)
+    with cluster.running(settings):
+        yield settings
+
+
+@pytest.fixture
+def settings(cluster_settings: Settings, tmp_path: Path) -> Settings:
+    """Settings of an installation of the test's own, on the session's database server."""
+    return Settings(home=tmp_path, database_url=cluster_settings.store_url)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    store = Store(settings.store_url)
+    tables = ", ".join(f'"{name}"' for name in metadata.tables)
+    with store.engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    yield store
+    store.close()
