@@ -45,7 +45,7 @@ class Holdings:
         )
 
     def unjudged(self, own_ae: str, quiet_since: datetime) -> list[str]:
-        """Return studies with a verdict due: silent since `quiet_since`, not or no longer judged."""
+        """Return studies silent since `quiet_since` and not, or no longer, judged complete."""
         received = (
             select(
                 instance.c.study_id,
@@ -75,9 +75,7 @@ class Holdings:
     def find_kept(self, sop_uid: str, digest: str) -> Row[Any] | None:
         """Return the quarantined file with this UID and content, or None."""
         return self._connection.execute(
-            select(quarantine).where(
-                quarantine.c.sop_uid == sop_uid, quarantine.c.digest == digest
-            )
+            select(quarantine).where(quarantine.c.sop_uid == sop_uid, quarantine.c.digest == digest)
         ).one_or_none()
 
     def keep(self, sop_uid: str, digest: str, **values: Any) -> bool:
