@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmwrite
 
 from models.errors import InvalidValue, PeerError
 from models.events import Topic
-from services.archive.part10 import digest_of, read_header
+from services.archive.part10 import Header, digest_of, read_header
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.workflow.commitment import (
@@ -54,7 +54,13 @@ __all__ = [
 
 
 def receive_instance(
-    store: Store, tiers: Tiers, file: Path, *, source_ae: str, reception: Reception | None = None
+    store: Store,
+    tiers: Tiers,
+    file: Path,
+    *,
+    source_ae: str,
+    reception: Reception | None = None,
+    expected: Reference | None = None,
 ) -> Received:
     """File one received DICOM file; when this returns, file and row survive a power cut.
 
@@ -68,6 +74,8 @@ def receive_instance(
         Who sent it. Objects from our own AE title never reopen a verdict.
     reception : Reception, optional
         The association, for one timeline entry at its first image and one at its end.
+    expected : Reference, optional
+        What the C-STORE request called the object; the data set must agree (PS3.4 B.2.3).
 
     Raises
     ------
@@ -80,6 +88,7 @@ def receive_instance(
     size = file.stat().st_size
     try:
         header = read_header(file)
+        _check_expected(header, expected)
     except PeerError as error:
         keep_unreadable(store, tiers, file, error, source_ae)
         raise
@@ -103,6 +112,17 @@ def receive_instance(
         if reception is not None:
             reception.tally(received)
         return received
+
+
+def _check_expected(header: Header, expected: Reference | None) -> None:
+    if expected is None:
+        return
+    for keyword, said, asked in (
+        ("SOPClassUID", header.sop_class, expected.sop_class),
+        ("SOPInstanceUID", header.sop_uid, expected.sop_uid),
+    ):
+        if said != asked:
+            raise InvalidValue(f"{keyword} differs between request and data set", location=keyword)
 
 
 def association_ended(store: Store, reception: Reception) -> None:
