@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from services import journal
 from services.database import cluster
 from services.database.store import Store
 from services.database.tables import metadata
@@ -46,3 +47,6 @@ def store(settings: Settings) -> Iterator[Store]:
         connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     yield store
     store.close()
+
+
+journal.configure()

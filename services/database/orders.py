@@ -13,7 +13,7 @@ from models.lifecycle import StepState
 from models.order import Code, Order, Safety, ScheduledStep
 from models.patient import PersonName
 from models.priority import Priority
-from services.database.tables import imaging_order, patient, scheduled_step
+from services.database.tables import accession_number, imaging_order, patient, scheduled_step
 
 
 class Orders:
@@ -42,6 +42,11 @@ class Orders:
     def find_by_study_uid(self, study_uid: str) -> Order | None:
         """Return the order that reserved this Study Instance UID, or None."""
         return self._first(select(imaging_order).where(imaging_order.c.study_uid == study_uid))
+
+    def next_accession(self, now: datetime) -> str:
+        """Return an accession number that was never given: year and a running number."""
+        number = self._connection.scalar(accession_number)
+        return f"S{now:%y}{number:08d}"
 
     def save(self, order: Order) -> None:
         """Insert or update an order and its steps."""

@@ -86,7 +86,13 @@ class Store:
         self, url: str, *, pool_size: int = 8, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self.engine = create_engine(
-            url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True, pool_timeout=10
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            # An error's text may reach a log; the values of a statement are patient data.
+            hide_parameters=True,
         )
         self.clock = clock
         event.listen(self.engine, "connect", _durable)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -71,6 +72,8 @@ patient_identifier = Table(
     Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
     Column("position", SmallInteger, nullable=False, server_default="0"),
 )
+
+accession_number = Sequence("accession_number", metadata=metadata)
 
 imaging_order = Table(
     "imaging_order",

@@ -1,0 +1,231 @@
+"""ER7, the pipe-and-caret encoding of HL7 v2 (v2.5.1 §2.5 to §2.7): bytes in, fields out.
+
+No socket and no rule about orders lives here. It reads a 1 kB order in a tenth of a millisecond,
+so that it may stand on the acknowledging path; hl7apy checks conformance later, off that path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from models.errors import Malformed
+
+NULL = '""'
+"""The HL7 null: delete what is stored; an empty field leaves it as it is."""
+
+CHARSETS = {
+    "": "ascii",
+    "ASCII": "ascii",
+    **{f"8859/{n}": f"iso8859_{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
+    "UNICODE UTF-8": "utf-8",
+    "UNICODE": "utf-8",
+    "ISO IR14": "shift_jis",
+    "ISO IR87": "iso2022_jp",
+    "ISO IR159": "iso2022_jp_1",
+    "KS X 1001": "euc_kr",
+    "GB 18030-2000": "gb18030",
+}
+"""MSH-18 (HL70211) → Python codec."""
+
+
+_MARKS = re.compile(r"[!-/:-@\[-`{-~]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Delimiters:
+    """MSH-1 and MSH-2; a message declares its own, they are never assumed."""
+
+    field: str = "|"
+    component: str = "^"
+    repetition: str = "~"
+    escape: str = "\\"
+    subcomponent: str = "&"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment; fields count from 1, as in the standard."""
+
+    name: str
+    fields: tuple[str, ...]
+    delimiters: Delimiters
+
+    def raw(self, number: int) -> str:
+        """Return field `number` as it stands on the wire; empty if absent."""
+        return self.fields[number] if number < len(self.fields) else ""
+
+    def repetitions(self, number: int) -> list[str]:
+        """Return the non-empty repetitions of a field, still escaped."""
+        return [r for r in self.raw(number).split(self.delimiters.repetition) if r]
+
+    def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
+        """Return one component of a field's first repetition, unescaped; empty if absent."""
+        first = self.raw(number).split(self.delimiters.repetition, 1)[0]
+        return self.part(first, component, subcomponent)
+
+    def part(self, repetition: str, component: int, subcomponent: int = 1) -> str:
+        """Return one component of one repetition, unescaped and trimmed; empty if absent."""
+        components = repetition.split(self.delimiters.component)
+        if component > len(components):
+            return ""
+        parts = components[component - 1].split(self.delimiters.subcomponent)
+        if subcomponent > len(parts):
+            return ""
+        return unescape(parts[subcomponent - 1], self.delimiters).strip()
+
+    def optional(self, number: int, component: int = 1) -> str | None:
+        """Return a component; None when nothing was said, empty when it is to be deleted."""
+        value = self.get(number, component)
+        if value == NULL or self.raw(number) == NULL:
+            return ""
+        return value or None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A parsed message and the warnings that reading it gave."""
+
+    segments: tuple[Segment, ...]
+    delimiters: Delimiters
+    charset: str
+    warnings: tuple[str, ...] = field(default=())
+
+    def all(self, name: str) -> Iterator[Segment]:
+        """Iterate over the segments called `name`."""
+        return (s for s in self.segments if s.name == name)
+
+    def first(self, name: str) -> Segment | None:
+        """Return the first segment called `name`, or None."""
+        return next(self.all(name), None)
+
+    @property
+    def msh(self) -> Segment:
+        """The message header."""
+        return self.segments[0]
+
+    @property
+    def sender(self) -> str:
+        """MSH-3 and MSH-4, the one who numbers the messages."""
+        return f"{self.msh.get(3)}|{self.msh.get(4)}"
+
+    @property
+    def control_id(self) -> str:
+        """MSH-10."""
+        return self.msh.get(10)
+
+    @property
+    def type(self) -> str:
+        """MSH-9.1 and MSH-9.2, such as ``ORM^O01``."""
+        return f"{self.msh.get(9)}^{self.msh.get(9, 2)}".rstrip("^")
+
+    @property
+    def version(self) -> str:
+        """MSH-12.1."""
+        return self.msh.get(12)
+
+
+def parse(raw: bytes) -> Message:
+    """Read a message.
+
+    Parameters
+    ----------
+    raw : bytes
+        One message without its MLLP frame. Segments end in CR; LF and CRLF are tolerated.
+
+    Returns
+    -------
+    Message
+
+    Raises
+    ------
+    Malformed
+        If there is no MSH segment with its delimiters.
+    """
+    start = raw.lstrip(b"\r\n \t\xef\xbb\xbf")
+    if not start.startswith(b"MSH") or len(start) < 9:
+        raise Malformed("the message does not begin with an MSH segment", location="MSH^1")
+    # MSH-2 may be shorter than four (a sender that never nests) or have a fifth (v2.7 truncation).
+    separator = start[3:4].decode("latin-1")
+    declared = start[4:10].decode("latin-1").split(separator, 1)[0]
+    marks = separator + declared
+    if not 1 <= len(declared) <= 5 or len(set(marks)) < len(marks) or not _MARKS.match(marks):
+        raise Malformed("MSH-1 and MSH-2 do not declare the delimiters", location="MSH^1^2")
+    delimiters = Delimiters(separator, *declared[:4])
+    text, charset, warnings = _decode(start, delimiters)
+    segments = []
+    for line in re.split(r"[\r\n]+", text):
+        if not line.strip():
+            continue
+        fields = line.split(delimiters.field)
+        if fields[0] == "MSH":
+            # MSH-1 is the separator itself, so every later field counts one higher.
+            fields.insert(1, delimiters.field)
+        segments.append(Segment(fields[0], tuple(fields), delimiters))
+    return Message(tuple(segments), delimiters, charset, tuple(warnings))
+
+
+def _decode(raw: bytes, delimiters: Delimiters) -> tuple[str, str, list[str]]:
+    header = re.split(rb"[\r\n]", raw, maxsplit=1)[0].decode("latin-1").split(delimiters.field)
+    declared = header[17].split(delimiters.repetition)[0].strip() if len(header) > 17 else ""
+    codec = CHARSETS.get(declared.upper())
+    warnings = []
+    if codec is None:
+        warnings.append(f"MSH-18 names a character set that is not known: {declared[:20]!r}")
+        codec = "utf-8"
+    if raw.isascii() and codec not in {"iso2022_jp", "iso2022_jp_1"}:
+        return raw.decode("ascii"), declared, warnings
+    # Text in an 8-bit set is almost never valid UTF-8 by chance: when it is, the bytes are right
+    # and the declaration is wrong. Latin-1 last reads every byte, so nothing is ever lost.
+    # ISO 2022 is 7-bit and would pass for UTF-8, so it goes first where it is declared.
+    order = (codec,) if codec.startswith("iso2022") else ("utf-8", codec)
+    for candidate in (*order, "iso8859_1"):
+        try:
+            text = raw.decode(candidate)
+        except UnicodeDecodeError:
+            continue
+        if candidate != codec:
+            warnings.append(f"bytes are {candidate}, MSH-18 declares {declared or 'nothing'!r}")
+        return text, declared, warnings
+    raise Malformed("unreachable: Latin-1 reads any byte", location="MSH^1^18")
+
+
+_NAMED = {"F": "field", "S": "component", "T": "subcomponent", "R": "repetition", "E": "escape"}
+
+
+def unescape(text: str, delimiters: Delimiters) -> str:
+    r"""Resolve the escape sequences of v2.5.1 §2.7; an unknown one is left as it stands.
+
+    ``\.br\`` becomes a line feed and highlighting is dropped.
+    """
+    escape = delimiters.escape
+    if escape not in text:
+        return text
+    pattern = re.escape(escape) + r"(\.?[A-Za-z0-9+\-]*)" + re.escape(escape)
+
+    def resolve(match: re.Match[str]) -> str:
+        code = match[1]
+        if code in _NAMED:
+            return str(getattr(delimiters, _NAMED[code]))
+        if code in {".br", ".sp"}:
+            return "\n"
+        if code in {"H", "N"}:
+            return ""
+        if code.startswith("X") and re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", code[1:]):
+            data = bytes.fromhex(code[1:])
+            try:
+                return data.decode("utf-8")
+            except UnicodeDecodeError:
+                return data.decode("latin-1")
+        return match[0]
+
+    return re.sub(pattern, resolve, text)
+
+
+def escape(text: str) -> str:
+    r"""Escape `text` for the default delimiters; line breaks become ``\.br\``."""
+    out = text.replace("\\", "\\E\\")
+    for char, code in (("|", "F"), ("^", "S"), ("&", "T"), ("~", "R")):
+        out = out.replace(char, f"\\{code}\\")
+    return re.sub(r"\r\n|\r|\n", r"\\.br\\", out)

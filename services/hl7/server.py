@@ -1,0 +1,45 @@
+"""The HL7 edge as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from services.database.store import Store
+from services.hl7.listener import MllpListener
+from services.journal import configure
+from services.settings import Settings
+from services.workflow.messages import keep_fragment, receive_message
+
+
+async def serve(settings: Settings, store: Store) -> MllpListener:
+    """Start the listener on the configured address and return it."""
+
+    def receive(message: bytes, peer: str) -> bytes | None:
+        answered = receive_message(store, message, peer=peer, settings=settings)
+        return answered.acknowledgement
+
+    def keep(rest: bytes, peer: str, reason: str) -> None:
+        keep_fragment(store, rest, peer=peer, reason=reason)
+
+    listener = MllpListener(receive, keep, limit=settings.max_message_bytes)
+    await listener.start(settings.host, settings.hl7_port)
+    return listener
+
+
+async def main() -> None:
+    """Serve until SIGTERM."""
+    configure()
+    settings = Settings()
+    store = Store(settings.store_url)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    listener = await serve(settings, store)
+    await stop.wait()
+    await listener.stop()
+    store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,23 @@
+"""Logging: one JSON object a line, UTC, and never the value of a patient's field."""
+
+from __future__ import annotations
+
+import logging
+
+import structlog
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Set up structlog for a process; call once, at its start."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Plain tracebacks: one that shows local variables would show patients.
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )

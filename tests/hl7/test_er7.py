@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import Malformed
+from services.hl7.er7 import Delimiters, escape, parse, unescape
+from services.hl7.mllp import Deframer, frame
+from tests.hl7.orders import orm
+
+
+def test_fields_components_and_z_segments_are_read() -> None:
+    message = parse(orm())
+    assert (message.type, message.control_id, message.version) == ("ORM^O01", "M1", "2.3.1")
+    pid, zds = message.first("PID"), message.first("ZDS")
+    assert pid is not None
+    assert zds is not None
+    assert (pid.get(3), pid.get(3, 4), pid.get(3, 4, 2)) == ("0012345", "HOSP", "1.2.3.4")
+    assert zds.get(1) == "1.2.3.4.5.6.7"
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoded", "family"),
+    [
+        ("8859/1", "Müller".encode("latin-1"), "Müller"),
+        ("UNICODE UTF-8", "Müller".encode(), "Müller"),
+        ("", "Müller".encode(), "Müller"),  # undeclared
+        ("8859/1", "Müller".encode(), "Müller"),  # declared wrong
+        ("8859/2", "Łódź".encode("iso8859_2"), "Łódź"),
+        ("8859/5", "Иванов".encode("iso8859_5"), "Иванов"),
+        ("NONSENSE", "Müller".encode("latin-1"), "Müller"),
+    ],
+)
+def test_text_is_read_without_loss(declared: str, encoded: bytes, family: str) -> None:
+    header = f"MSH|^~\\&|A|B|C|D|2026||ADT^A04|1|P|2.5.1||||||{declared}\rPID|1||1||".encode()
+    message = parse(header + encoded + b"^X\r")
+    pid = message.first("PID")
+    assert pid is not None
+    assert pid.get(5) == family
+
+
+def test_japanese_escape_sequences_are_read() -> None:
+    header = b"MSH|^~\\&|A|B|C|D|2026||ADT^A04|1|P|2.5.1||||||ISO IR87\rPID|1||1||"
+    message = parse(header + "山田^太郎".encode("iso2022_jp") + b"\r")
+    pid = message.first("PID")
+    assert pid is not None
+    assert (pid.get(5), pid.get(5, 2)) == ("山田", "太郎")
+
+
+def test_declared_delimiters_are_used() -> None:
+    message = parse(b"MSH$*%!@$A$B$C$D$2026$$ADT*A04$1$P$2.5.1\rPID$1$$7***H@1.2@ISO*MR\r")
+    pid = message.first("PID")
+    assert pid is not None
+    assert (message.type, pid.get(3), pid.get(3, 4, 2)) == ("ADT^A04", "7", "1.2")
+
+
+@pytest.mark.parametrize("raw", [b"", b"MSH", b"PID|1", b"MSHX^~\\&|", b"\x00\xff", b"MSH||||||||"])
+def test_what_is_no_message_is_malformed(raw: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse(raw)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x0b\x1c")))
+def test_escaping_has_an_inverse(text: str) -> None:
+    assert unescape(escape(text), Delimiters()) == text
+
+
+@given(st.lists(st.binary(min_size=1).filter(lambda b: b"\x1c" not in b)), st.integers(1, 50))
+def test_framing_has_an_inverse_whatever_the_chunks(messages: list[bytes], size: int) -> None:
+    stream = b"".join(frame(m) for m in messages)
+    deframer = Deframer()
+    chunks = [stream[i : i + size] for i in range(0, len(stream), size)]
+    assert [m for chunk in chunks for m in deframer.feed(chunk)] == messages
+    assert deframer.rest == b""
+
+
+def test_frames_are_bounded() -> None:
+    with pytest.raises(Malformed):
+        Deframer(limit=1000).feed(b"\x0b" + b"x" * 1001)
+    with pytest.raises(Malformed):
+        Deframer().feed(b"x" * 70_000)
