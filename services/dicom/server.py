@@ -15,6 +15,7 @@ from models.errors import SpinechoError, Unavailable
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.dicom.scp import StorageServer
+from services.journal import configure
 from services.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,7 @@ _FAREWELL_S: Final = 10.0
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
+    configure()
     settings = Settings()
     try:
         serve(settings)
