@@ -20,7 +20,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import UID
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, DT, TM
 
 from services.inference.assessment import (
     ASYMMETRIC_VOLUME,
@@ -188,6 +188,11 @@ def triage_report(
     # highdicom stamps the present moment; a report made again must be the same
     report.InstanceCreationDate = DA(moment.date())
     report.InstanceCreationTime = TM(moment.time())
+    for keyword in ("TimezoneOffsetFromUTC", "IssuerOfAccessionNumberSequence"):
+        if keyword in source:
+            report[keyword] = source[keyword]
+    for equipment in report.ContributingEquipmentSequence:
+        equipment.ContributionDateTime = DT(moment)
     return report
 
 

@@ -272,7 +272,7 @@ def _symmetry_plane(head: _Head) -> _Plane:
     outer = (((places - deep[:, None]) / radii[:, None]) ** 2).sum(axis=0) > 1
     places = places[:, outer]
     fine = _Mirror(even, places[:, :: max(1, places.shape[1] // _SAMPLES)], head.centre)
-    coarse = _Mirror(_box(even, 1), fine.places[:, ::3], head.centre)
+    coarse = _Mirror(_box(even, 1), fine.places[:, ::6], head.centre)
     best, lowest_cost = None, np.inf
     for guess in _guesses(coarse):
         found, cost = _descend(fine, guess)
@@ -297,18 +297,24 @@ class _Mirror:
         self._relative = places - centre[:, None]
         self._here, _ = interpolate(volume, places[::-1])
 
-    def _there(self, guess: Points) -> Volume:
-        normal = _normal(guess[0], guess[1])
-        distance = normal @ self._relative - guess[2]
-        return interpolate(self._volume, (self.places - 2 * normal[:, None] * distance)[::-1])[0]
+    def _there(self, yaw: float, roll: float, offset: Points) -> Volume:
+        """Values at the mirrored places, shape (offsets, places)."""
+        normal = _normal(yaw, roll)
+        distance = normal @ self._relative - offset[:, None]
+        mirrored = self.places[:, None, :] - 2 * normal[:, None, None] * distance
+        return interpolate(self._volume, mirrored[::-1])[0]
+
+    def costs(self, yaw: float, roll: float, offsets: Points) -> Volume:
+        """Mean absolute difference about planes turned by radians, for every offset in voxels."""
+        return np.asarray(np.abs(self._there(yaw, roll, offsets) - self._here).mean(axis=1))
 
     def cost(self, guess: Points) -> float:
-        """Mean absolute difference; guess is yaw, roll (radians) and offset (voxels)."""
-        return float(np.abs(self._there(guess) - self._here).mean())
+        """Mean absolute difference; guess is yaw, roll and offset."""
+        return float(self.costs(guess[0], guess[1], guess[2:])[0])
 
     def agreement(self, guess: Points) -> float:
         """Correlation."""
-        there = self._there(guess)
+        there = self._there(guess[0], guess[1], guess[2:])[0]
         spread = float(self._here.std() * there.std())
         product = (self._here - self._here.mean()) * (there - there.mean())
         return float(product.mean()) / spread if spread > 0 else 0.0
@@ -321,9 +327,9 @@ def _guesses(mirror: _Mirror) -> list[Points]:
     ranked = []
     for yaw in angles:
         for roll in angles:
-            costs = [mirror.cost(np.array([yaw, roll, offset])) for offset in offsets]
+            costs = mirror.costs(yaw, roll, offsets)
             place = int(np.argmin(costs))
-            ranked.append((costs[place], np.array([yaw, roll, offsets[place]])))
+            ranked.append((float(costs[place]), np.array([yaw, roll, offsets[place]])))
     ranked.sort(key=lambda pair: pair[0])
     return [guess for _, guess in ranked[:_CANDIDATES]]
 

@@ -161,7 +161,7 @@ def _prove(model: TriageModel, golden: bytes) -> None:
     try:
         with np.load(io.BytesIO(golden), allow_pickle=False) as case:
             volumes, expected = case["volumes"], case["expected"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise GoldenCaseError(f"the golden case of {card.identity} is unreadable") from error
     if volumes.shape[1:] != card.grid.shape or expected.shape != (len(volumes), len(card.outputs)):
         raise GoldenCaseError(f"the golden case of {card.identity} does not fit its card")
