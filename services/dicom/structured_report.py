@@ -188,6 +188,8 @@ def triage_report(
     # highdicom stamps the present moment; a report made again must be the same
     report.InstanceCreationDate = DA(moment.date())
     report.InstanceCreationTime = TM(moment.time())
+    for keyword in _NAMES:
+        setattr(report, keyword, str(headers[0].get(keyword) or ""))
     for keyword in ("TimezoneOffsetFromUTC", "IssuerOfAccessionNumberSequence"):
         if keyword in source:
             report[keyword] = source[keyword]
@@ -247,9 +249,12 @@ def _is_image(header: Dataset) -> bool:
 def _source(header: Dataset) -> Dataset:
     """Copy patient and study; what the source lacks or garbles is left empty."""
     source = _reference(header)
-    for keyword in (*_TEXTS, *_NAMES):
+    for keyword in _TEXTS:
         # as text, so that it is encoded anew: the report's character set is UTF-8
         setattr(source, keyword, str(header.get(keyword) or ""))
+    for keyword in _NAMES:
+        # highdicom warns about unusual names, naming them; they are set when it is done
+        setattr(source, keyword, "")
     source.PatientBirthDate = _valid(DA, header.get("PatientBirthDate"))
     source.StudyDate = _valid(DA, header.get("StudyDate"))
     source.StudyTime = _valid(TM, header.get("StudyTime"))

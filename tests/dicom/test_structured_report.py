@@ -194,6 +194,15 @@ def test_the_accession_number_keeps_its_issuer() -> None:
     assert ds.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "RIS"
 
 
+@pytest.mark.parametrize("name", ["SMITH", "", "A^B^C^D^E", "Doe^" + "J" * 60])
+def test_an_unusual_name_is_kept_and_not_talked_about(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # warnings are errors here
+    assert report("normal", slices(PatientName=name)).PatientName == name
+    assert caplog.text == ""
+
+
 def test_a_name_in_ideographs_survives() -> None:
     name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     headers = slices(2, SpecificCharacterSet="ISO_IR 192", PatientName=name)
