@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     disk_floor_mb: int = Field(
         1024, description="Free megabytes below which storage answers out of resources."
     )
+    peer_port: int = Field(
+        104, description="DICOM port of a peer that is not registered, for commitment results."
+    )
+    max_associations: int = Field(50, description="DICOM associations served at once.")
     max_message_bytes: int = Field(16 * 1024 * 1024, description="Largest HL7 message taken.")
     destinations: dict[str, str] = Field(
         default_factory=dict, description="Where reports go: name → mllp://host:port."

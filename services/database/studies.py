@@ -168,6 +168,8 @@ class Studies:
         modality: str = "",
         series_description: str = "",
         series_number: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        series_attributes: dict[str, Any] | None = None,
     ) -> bool:
         """File an instance and its series; return False if the UID was already there."""
         self._connection.execute(
@@ -178,6 +180,7 @@ class Studies:
                 modality=modality,
                 description=series_description,
                 number=series_number,
+                attributes=series_attributes or {},
             )
             .on_conflict_do_nothing()
         )
@@ -197,6 +200,7 @@ class Studies:
                 digest=record.digest,
                 source_ae=source_ae,
                 received_at=self._now,
+                attributes=attributes or {},
             )
             .on_conflict_do_nothing()
         )
@@ -331,9 +335,12 @@ class Studies:
         study_id: str | None = None,
         evidence: dict[str, Any] | None = None,
         path: str | None = None,
-    ) -> None:
-        """Put something that could not be placed safely on the reconciliation desk, once."""
-        self._connection.execute(
+    ) -> bool:
+        """Put something that could not be placed safely on the desk; return False if it is there.
+
+        The same kind of trouble with the same subject is one row, however often it is met.
+        """
+        added = self._connection.execute(
             insert(desk)
             .values(
                 kind=kind,
@@ -346,6 +353,7 @@ class Studies:
             )
             .on_conflict_do_nothing()
         )
+        return added.rowcount == 1
 
     def desk(self, study_id: str | None = None) -> list[Row[Any]]:
         """Return what waits on the desk, oldest first."""
