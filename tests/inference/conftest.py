@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.inference import registry
+from services.inference.assess import assess
+from services.inference.assessment import Assessment
 from services.inference.registry import TriageModel
 from tests.inference.phantom import classic, head, store
 
@@ -29,3 +31,8 @@ def normal_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def ill_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A head with an enlarged left lateral ventricle."""
     return store(classic(head(2, "left")), tmp_path_factory.mktemp("ill"))
+
+
+@pytest.fixture(scope="session")
+def ill_assessment(model: TriageModel, ill_paths: list[Path]) -> Assessment:
+    return assess(model, ill_paths)

@@ -42,10 +42,8 @@ def test_a_normal_head_is_normal(model: TriageModel, normal_paths: list[Path]) -
     assert found.model == "asymmetry@1.0.0"
 
 
-def test_an_enlarged_ventricle_is_critical_and_on_its_side(
-    model: TriageModel, ill_paths: list[Path]
-) -> None:
-    found = assess(model, ill_paths)
+def test_an_enlarged_ventricle_is_critical_and_on_its_side(ill_assessment: Assessment) -> None:
+    found = ill_assessment
     assert (found.outcome, found.side) == ("critical", "left")
     assert found.score is not None
     assert found.score > 0.5
@@ -92,9 +90,9 @@ def test_the_midline_shifts_away_from_the_enlarged_ventricle(
 
 
 def test_one_enhanced_object_says_the_same_as_its_slices(
-    model: TriageModel, tmp_path: Path, ill_paths: list[Path]
+    model: TriageModel, tmp_path: Path, ill_assessment: Assessment
 ) -> None:
-    slices = assess(model, ill_paths)
+    slices = ill_assessment
     frames = assess(model, store([enhanced(head(2, "left"))], tmp_path))
     assert frames.measurements == slices.measurements
     assert len(frames.evidence) == 1
@@ -113,7 +111,11 @@ def test_one_enhanced_object_says_the_same_as_its_slices(
     ids=lambda syntax: syntax.keyword,
 )
 def test_every_lossless_syntax_says_the_same(
-    model: TriageModel, tmp_path: Path, ill_paths: list[Path], syntax: str
+    model: TriageModel,
+    tmp_path: Path,
+    ill_paths: list[Path],
+    syntax: str,
+    ill_assessment: Assessment,
 ) -> None:
     datasets = []
     for path in ill_paths:
@@ -129,16 +131,18 @@ def test_every_lossless_syntax_says_the_same(
             ds.compress(syntax, generate_instance_uid=False)
         datasets.append(ds)
     found = assess(model, store(datasets, tmp_path))
-    assert found.measurements == assess(model, ill_paths).measurements
+    assert found.measurements == ill_assessment.measurements
 
 
-def test_the_order_of_the_files_does_not_matter(model: TriageModel, ill_paths: list[Path]) -> None:
+def test_the_order_of_the_files_does_not_matter(
+    model: TriageModel, ill_paths: list[Path], ill_assessment: Assessment
+) -> None:
     shuffled = random.Random(1).sample(ill_paths, len(ill_paths))
-    assert assess(model, shuffled) == assess(model, ill_paths)
+    assert assess(model, shuffled) == ill_assessment
 
 
 def test_rescaling_slice_by_slice_is_undone(
-    model: TriageModel, tmp_path: Path, ill_paths: list[Path]
+    model: TriageModel, tmp_path: Path, ill_paths: list[Path], ill_assessment: Assessment
 ) -> None:
     datasets = []
     for number, path in enumerate(ill_paths):
@@ -149,18 +153,18 @@ def test_rescaling_slice_by_slice_is_undone(
         ds.RescaleSlope, ds.RescaleIntercept = slope, 0
         datasets.append(ds)
     found = assess(model, store(datasets, tmp_path))
-    assert found.score == pytest.approx(assess(model, ill_paths).score, abs=0.02)
+    assert found.score == pytest.approx(ill_assessment.score, abs=0.02)
 
 
 def test_other_objects_and_stray_files_are_passed_over(
-    model: TriageModel, tmp_path: Path, ill_paths: list[Path]
+    model: TriageModel, tmp_path: Path, ill_paths: list[Path], ill_assessment: Assessment
 ) -> None:
     report = common(SOPClassUID=EnhancedSRStorage, SOPInstanceUID="2.25.9", Modality="SR")
     report.SeriesInstanceUID = "2.25.8"
     (tmp_path / "README.txt").write_text("not DICOM")
     (tmp_path / "empty").touch()
     extra = [*store([report], tmp_path), tmp_path / "README.txt", tmp_path / "empty"]
-    assert assess(model, [*extra, *ill_paths, tmp_path / "absent"]) == assess(model, ill_paths)
+    assert assess(model, [*extra, *ill_paths, tmp_path / "absent"]) == ill_assessment
 
 
 def test_echo_planar_images_are_judged_but_their_ventricles_not_measured(
@@ -302,8 +306,8 @@ def test_it_is_fast_enough_for_a_typical_series(model: TriageModel, tmp_path: Pa
     assert min(times) < 1.0
 
 
-def test_its_json_keeps_the_contract(model: TriageModel, ill_paths: list[Path]) -> None:
-    found = json.loads(json.dumps(assess(model, ill_paths).to_json()))
+def test_its_json_keeps_the_contract(ill_assessment: Assessment) -> None:
+    found = json.loads(json.dumps(ill_assessment.to_json()))
     assert {"outcome", "measurements", "findings", "reason", "model"} <= found.keys()
     assert all(set(m) == {"name", "value", "unit"} for m in found["measurements"])
     units = {m["name"]: m["unit"] for m in found["measurements"]}

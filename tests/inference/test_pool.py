@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from services.inference import registry
-from services.inference.assess import assess
+from services.inference.assessment import Assessment
 from services.inference.errors import ChecksumError, ModelNotFoundError
 from services.inference.pool import ModelProcess
-from services.inference.registry import TriageModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,11 +69,11 @@ def alive(pid: int) -> bool:
 
 
 def test_it_says_the_same_as_the_model_itself(
-    process: ModelProcess, model: TriageModel, ill_paths: list[Path]
+    process: ModelProcess, ill_paths: list[Path], ill_assessment: Assessment
 ) -> None:
     assert process.model == "asymmetry@1.0.0"
     assert process.pid != os.getpid()
-    assert process.assess(ill_paths) == assess(model, ill_paths)
+    assert process.assess(ill_paths) == ill_assessment
 
 
 def test_the_event_loop_goes_on_while_it_works(
