@@ -34,7 +34,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
-from deployments.worker import WarmWorker
+from deployments.warm import WarmWorker
 
 Action: TypeAlias = Literal["created", "updated"]
 
