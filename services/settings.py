@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     hl7_port: int = Field(2575, description="MLLP listener.")
     dicom_port: int = Field(11112, description="DICOM listener.")
     http_port: int = Field(8080, description="Reading room, DICOMweb, FHIR and health.")
+    http_hosts: tuple[str, ...] = Field(
+        (), description="Further host names that HTTP is asked by, e.g. those of a reverse proxy."
+    )
     prefect_port: int = Field(4200, description="Prefect server and UI.")
     ae_title: str = Field("SPINECHO", description="Our application entity title.", max_length=16)
     site: str = Field("main", description="Site tag of flow runs.")

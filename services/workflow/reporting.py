@@ -251,18 +251,18 @@ def _text(field: str, value: Any, longest: int, *, required: bool = True) -> str
     if not isinstance(value, str):
         raise InvalidValue(f"{field} is not text", location=field)
     # A browser's form sends CRLF where a JSON client sends LF; it is the same report.
-    value = value.replace("\r\n", "\n").replace("\r", "\n").strip()
-    if required and not value:
+    text = value.replace("\r\n", "\n").replace("\r", "\n").strip()
+    if required and not text:
         raise MissingField(f"{field} is missing or empty", location=field)
-    if len(value) > longest:
+    if len(text) > longest:
         raise InvalidValue(
-            f"{field} has {len(value)} characters; {longest} are allowed", location=field
+            f"{field} has {len(text)} characters; {longest} are allowed", location=field
         )
-    if not all(c in "\n\t" or (c >= " " and c != "\x7f") for c in value) or any(
-        "\ud800" <= c <= "\udfff" for c in value
+    if not all(c in "\n\t" or (c >= " " and c != "\x7f") for c in text) or any(
+        "\ud800" <= c <= "\udfff" for c in text
     ):
         raise InvalidValue(f"{field} has characters that are not text", location=field)
-    return value
+    return text
 
 
 def _statement(uow: UnitOfWork, study: Study) -> tuple[str, str]:
