@@ -12,7 +12,8 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ def patiently(
 
     retrying = Retrying(
         retry=retry_if_exception_type(on),
-        wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+        wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
         stop=stop_after_delay(patience_s),
         sleep=sleep,
         before_sleep=log,

@@ -119,7 +119,7 @@ def _fine(field: Array, shape: tuple[int, ...]) -> Array:
 
 
 def atlas() -> Atlas:
-    """Give the head; the first call takes about three seconds, later ones nothing."""
+    """Give the head; the first call takes a few seconds, later ones nothing."""
     # the cache alone would let two scanners build it side by side
     with _BUILDING:
         return _build()
