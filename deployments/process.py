@@ -91,7 +91,7 @@ def _exec_guarded(command: list[str]) -> None:
     os.execvp(command[0], command)
 
 
-def start_supervisor(config: str, **options: object) -> subprocess.Popen[bytes]:
+def start_supervisor(config: str) -> subprocess.Popen[bytes]:
     """Start supervisord so that it ends when we end."""
     return subprocess.Popen(
         [sys.executable, "-m", "deployments.process", "supervisor", config],

@@ -43,11 +43,11 @@ _PAGE = 200
 _OPAQUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*\Z")
 
 
-class RelayUnavailable(Exception):  # noqa: N818 - it names a state of affairs, not a fault of ours
+class RelayUnavailable(Exception):
     """Prefect did not answer in time; the outbox row stays and is tried again."""
 
 
-class UnknownDeployment(LookupError):  # noqa: N818 - reads as what was found
+class UnknownDeployment(LookupError):
     """Prefect knows no deployment of that name; apply the catalogue."""
 
 

@@ -204,7 +204,7 @@ def deliver(
         status, _ = association.send_n_event_report(
             event, event_type, COMMITMENT, COMMITMENT_INSTANCE
         )
-        return status.get("Status") == 0x0000
+        return bool(status.get("Status") == 0x0000)
     except (ValueError, RuntimeError):  # the context was refused, or the peer is gone
         return False
     finally:

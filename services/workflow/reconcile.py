@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from models.events import Topic
-from models.lifecycle import StudyState
-from models.priority import Priority
 from services.database.store import Store
 from services.database.tables import instance, mpps, outbox
 from services.database.tables import study as study_table
@@ -79,30 +76,6 @@ def reissue(store: Store, stages: Iterable[Open], states: Mapping[str, str]) -> 
                 )
             count += 1
     return count
-
-
-def judge_quiet_exams(store: Store, settings: Settings) -> int:
-    """Have every exam judged that has gone quiet; return how many.
-
-    The timer is the last resort: performed steps and commitment lists come first.
-    """
-    with store() as uow:
-        newest = func.max(instance.c.received_at)
-        rows = uow.studies.select(
-            select(study_table.c.id, study_table.c.priority, newest.label("newest"))
-            .join_from(study_table, instance)
-            .where(study_table.c.state == StudyState.ACQUIRING.value)
-            .group_by(study_table.c.id)
-            .having(newest < uow.now - timedelta(seconds=settings.quiet_s))
-        )
-        for row in rows:
-            uow.outbox.announce(
-                Topic.STUDY_RECEIVED,
-                row.id,
-                f"quiet-{row.newest:%Y%m%d%H%M%S%f}",
-                Priority(row.priority),
-            )
-    return len(rows)
 
 
 def forgotten_exams(store: Store, settings: Settings) -> int:

@@ -39,7 +39,7 @@ def test_a_patient_is_triaged_as_made(
         patient_name="Test^Head",
         patient_id="T1",
         study_uid="2.25.4711",
-        started=datetime(2026, 1, 2, 8, 0),  # noqa: DTZ001 - a scanner's local clock
+        started=datetime(2026, 1, 2, 8, 0),
     )
     found = assess(model, store(imaging.classic_mr(volume, exam), tmp_path))
     assert found.outcome == outcome, found.reason

@@ -340,9 +340,7 @@ class StandIn:
 
     def _deliver(self, uid, body):
         order = next(
-            o
-            for o in self.orders.values()
-            if field(o["parts"]["ZDS"], 1).split("^")[0] == uid
+            o for o in self.orders.values() if field(o["parts"]["ZDS"], 1).split("^")[0] == uid
         )
         with MllpLink("127.0.0.1", self.inbox_port) as link:
             link.exchange(oru(order["parts"], uid, body, f"R{len(self.reports)}"))
