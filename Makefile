@@ -25,7 +25,7 @@ lint: .venv/.ready ## Style, types and the arrow of imports
 
 lock: ## Resolve the dependencies anew (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
+		--no-emit-index-url --no-header --no-strip-extras --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the virtual environment and caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
