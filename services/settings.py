@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     hl7_port: int = Field(2575, description="MLLP listener.")
     dicom_port: int = Field(11112, description="DICOM listener.")
     http_port: int = Field(8080, description="Reading room, DICOMweb, FHIR and health.")
+    http_hosts: tuple[str, ...] = Field(
+        (), description="Further host names that HTTP is asked by, e.g. those of a reverse proxy."
+    )
     prefect_port: int = Field(4200, description="Prefect server and UI.")
     ae_title: str = Field("SPINECHO", description="Our application entity title.", max_length=16)
     site: str = Field("main", description="Site tag of flow runs.")
@@ -104,12 +107,17 @@ class Settings(BaseSettings):
         return self.host in {"127.0.0.1", "::1", "localhost"}
 
     @property
-    def socket_dir(self) -> Path:
-        """Directory of the embedded database's socket; the path of a socket is limited."""
-        inside = self.home / "run" / "pg"
-        if len(str(inside)) <= 80:
+    def run_dir(self) -> Path:
+        """Directory of sockets and locks; the path of a Unix socket is limited."""
+        inside = self.home / "run"
+        if len(str(inside)) <= 70:
             return inside
-        return Path("/tmp") / f"spinecho-{sha256(str(self.home).encode()).hexdigest()[:16]}"  # noqa: S108 (0700)
+        return Path("/tmp") / f"spinecho-{sha256(str(self.home).encode()).hexdigest()[:16]}"  # noqa: S108 (its own user's)
+
+    @property
+    def socket_dir(self) -> Path:
+        """Directory of the embedded database's socket."""
+        return self.run_dir / "pg"
 
     @property
     def store_url(self) -> str:

@@ -84,8 +84,9 @@ class Holdings:
             insert(quarantine)
             .values(sop_uid=sop_uid, digest=digest, received_at=self._now, **values)
             .on_conflict_do_nothing()
+            .returning(quarantine.c.sop_uid)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     # --- commitment
 

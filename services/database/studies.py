@@ -203,8 +203,9 @@ class Studies:
                 attributes=attributes or {},
             )
             .on_conflict_do_nothing()
+            .returning(instance.c.sop_uid)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def instances(self, study_id: str) -> list[Row[Any]]:
         """Return the study's instances with their series' modality, in series and number order."""
@@ -270,8 +271,9 @@ class Studies:
             insert(commitment)
             .values(transaction_uid=transaction_uid, requested_at=self._now, **values)
             .on_conflict_do_nothing()
+            .returning(commitment.c.transaction_uid)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def answer_commitment(self, transaction_uid: str) -> None:
         """Record that the requestor took the result."""
@@ -313,8 +315,9 @@ class Studies:
                 at=self._now,
             )
             .on_conflict_do_nothing()
+            .returning(finding.c.study_id)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def findings(self, study_id: str) -> list[Row[Any]]:
         """Return the study's findings, newest version last."""
@@ -352,8 +355,9 @@ class Studies:
                 at=self._now,
             )
             .on_conflict_do_nothing()
+            .returning(desk.c.id)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def desk(self, study_id: str | None = None) -> list[Row[Any]]:
         """Return what waits on the desk, oldest first."""
