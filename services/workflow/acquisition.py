@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Final
 
 from pydicom import Dataset, dcmwrite
 
-from models.errors import InvalidValue, PeerError
+from models.errors import InvalidValue, PeerError, Unavailable
 from models.events import Topic
 from services.archive.part10 import Header, digest_of, read_header
 from services.archive.tiers import Tiers
@@ -51,6 +52,10 @@ __all__ = [
     "studies_to_judge",
     "verify_commitment",
 ]
+
+
+_LOOKS: Final = 5
+"""One is enough unless another association files the same UID at the same moment."""
 
 
 def receive_instance(
@@ -103,7 +108,7 @@ def receive_instance(
         source_ae=source_ae,
         reception=reception,
     )
-    while True:
+    for _ in range(_LOOKS):
         try:
             with store() as uow:
                 received = filing.within(uow)
@@ -112,6 +117,7 @@ def receive_instance(
         if reception is not None:
             reception.tally(received)
         return received
+    raise Unavailable("the same instance is being filed by others all the time")
 
 
 def _check_expected(header: Header, expected: Reference | None) -> None:
