@@ -14,6 +14,9 @@ help: ## Show this list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+demo: .venv/.ready ## Live a simulated morning from order to archive (KEEP=1 leaves it running)
+	@$(BIN)/spinecho demo $(if $(KEEP),--keep)
+
 test: .venv/.ready ## Run every test
 	@$(BIN)/python -m pytest -q
 
