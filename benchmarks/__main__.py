@@ -34,7 +34,8 @@ def main() -> int:
     chosen = parser.parse_args()
     # As an exception, so that every process that was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console()
+    # In a file or a log, lines need not end where a terminal's would.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     whole = Outcome()
     begun = datetime.now(UTC)
     with workspace() as directory:
@@ -45,6 +46,7 @@ def main() -> int:
             whole.figures += outcome.figures
             whole.notes += outcome.notes
             whole.peers |= outcome.peers
+    about |= {"load after": machine.load()}
     show(console, about, whole)
     if chosen.json is not None:
         document = {

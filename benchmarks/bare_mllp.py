@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from hl7.mllp import HL7StreamReader, HL7StreamWriter, start_hl7_server
+from hl7.mllp import (  # type: ignore[import-untyped]
+    HL7StreamReader,
+    HL7StreamWriter,
+    start_hl7_server,
+)
 
 
 async def acknowledge(reader: HL7StreamReader, writer: HL7StreamWriter) -> None:

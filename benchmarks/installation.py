@@ -54,9 +54,7 @@ def configure(home: Path) -> Settings:
 
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which our processes see `settings`, and nothing of ours else."""
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("SPINECHO_", "PREFECT_"))
-    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SPINECHO_", "PREFECT_"))}
     return {
         **inherited,
         "PYTHONPATH": str(ROOT),

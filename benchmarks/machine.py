@@ -25,8 +25,13 @@ def describe(directory: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "disk": _file_system(directory),
-        "load before": f"{os.getloadavg()[0]:.2f} (1 min)",
+        "load before": load(),
     }
+
+
+def load() -> str:
+    """Return the load average of the last minute: well above 0 before, others were at work."""
+    return f"{os.getloadavg()[0]:.2f}"
 
 
 def _cpu_model() -> str:

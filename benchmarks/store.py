@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 from sqlalchemy import func, select
 
 from benchmarks import dcmtk
@@ -214,7 +214,7 @@ def write_images(directory: Path, load: Load) -> int:
         ds.SeriesInstanceUID = series[number % 4]
         ds.SeriesNumber = number % 4 + 1
         ds.InstanceNumber = number // 4 + 1
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = new_uid()
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(new_uid())
         ds.PixelData = np.roll(pixels, number, axis=0).tobytes()
         path = directory / f"{number:04d}.dcm"
         ds.save_as(path, enforce_file_format=True)

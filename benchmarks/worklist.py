@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom import __version__ as pynetdicom_version
 from pynetdicom.sop_class import ModalityWorklistInformationFind  # type: ignore[attr-defined]
@@ -140,9 +140,9 @@ def _their_worklist(store: Store, directory: Path) -> Iterator[int]:
         _write(folder / f"{number:04d}.wl", worklist_item(row, known[row.patient_id]))
     port = free_port()
     program = dcmtk.find("wlmscpfs") or "wlmscpfs"
-    options = ["--single-process", "--max-pdu", "131072", "--data-files-path", folder.parent]
+    options = ("--single-process", "--max-pdu", "131072", "--data-files-path")
     with listening(
-        [program, *options, str(port)],
+        [program, *options, folder.parent, str(port)],
         port,
         env=dcmtk.ENVIRONMENT,
         log=directory / "wlmscpfs.log",
@@ -154,7 +154,7 @@ def _write(path: Path, item: Dataset) -> None:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = ModalityWorklistInformationFind
-    meta.MediaStorageSOPInstanceUID = new_uid()
+    meta.MediaStorageSOPInstanceUID = UID(new_uid())
     file = FileDataset("", item, file_meta=meta, preamble=bytes(128))
     file.save_as(path, enforce_file_format=True)
 
