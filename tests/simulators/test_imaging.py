@@ -13,6 +13,7 @@ from services.simulators.anatomy import head
 from services.simulators.header import Exam, uid
 from services.simulators.imaging import classic_mr, enhanced_mr
 
+NINE = datetime.fromisoformat("2026-03-01T09:00:00")
 SCHEDULED = Exam(
     key="k",
     patient_name="Müller-Testfall^Jörg",
@@ -28,14 +29,14 @@ SCHEDULED = Exam(
     requested_procedure_id="RP1",
     step_id="SPS1",
     step_description="T1",
-    started=datetime(2026, 3, 1, 9, 0),
+    started=NINE,
 )
 UNSCHEDULED = Exam(
     key="u",
     patient_name="DOE^UNKNOWN",
     patient_id="UNK1",
     study_uid=uid("u"),
-    started=datetime(2026, 3, 1, 9, 0),
+    started=NINE,
 )
 
 
