@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from pydicom import DataElement, Dataset, FileDataset, dcmread, dcmwrite
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,

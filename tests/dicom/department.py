@@ -152,7 +152,7 @@ def image(
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return FileDataset(None, ds, file_meta=meta, preamble=b"\0" * 128)
+    return FileDataset(None, ds, b"\0" * 128, meta, is_implicit_VR=False)
 
 
 def write(ds: FileDataset, path: Path) -> Path:
