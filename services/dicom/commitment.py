@@ -92,7 +92,7 @@ class Committer:
 
     def close(self) -> None:
         """Stop; what is not answered by now is owed and comes with the next sweep."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _answer(self, transaction_uid: str, association: Any, since: float) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,8 @@ from typing import Any, Final
 import structlog
 from pydicom import Dataset
 from pynetdicom import AE, _config, dimse_messages, evt
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 
 from models.errors import (
     IllegalMove,
@@ -66,6 +69,7 @@ FINAL_STATE: Final = 0xA710
 """Error ID (0000,0903) beside 0110H: the MPPS may no longer be updated (PS3.4 F.7.2.2.3)."""
 
 _CHANNEL: Final = "dicom"
+_FAREWELL_S: Final = 5.0
 
 
 def configure_library(incoming: Path) -> None:
@@ -136,8 +140,8 @@ class StorageServer:
 
     @property
     def busy(self) -> bool:
-        """Whether a peer is connected."""
-        return any(assoc.is_alive() for assoc in self._server.active_associations)
+        """Whether an association is established."""
+        return any(assoc.is_established for assoc in self._server.active_associations)
 
     def stop_listening(self) -> None:
         """Refuse new connections; established associations go on."""
@@ -145,9 +149,13 @@ class StorageServer:
 
     def close(self) -> None:
         """Stop, aborting what is still open."""
+        threads = [t for t in threading.enumerate() if _of_association(t, self._ae)]
         with suppress(ValueError, OSError):  # it may have stopped listening before
             self._server.shutdown()
         self._ae.shutdown()
+        # Both threads of an association may be in the database, which is closed next.
+        for thread in threads:
+            thread.join(_FAREWELL_S)
         self._committer.close()
 
     # --- connections
@@ -180,6 +188,10 @@ class StorageServer:
             return True
 
     def _closed(self, event: Any) -> None:
+        if event.assoc.requestor.primitive is None:
+            # Gone without a word, as a health check does: the library would wait for one until
+            # its time-out, and count it as an association all the while.
+            event.assoc.dul.to_user_queue.put(None)
         dimse = event.assoc.dimse
         _discard(getattr(dimse, "message", None), "_data_set_file")
         while True:  # complete, but never served: unacknowledged
@@ -318,6 +330,12 @@ class StorageServer:
 
 
 _LOOPBACK: Final = {ipaddress.ip_address("127.0.0.1")}
+
+
+def _of_association(thread: threading.Thread, ae: AE) -> bool:
+    if isinstance(thread, DULServiceProvider):
+        return thread.assoc.ae is ae
+    return isinstance(thread, Association) and thread.ae is ae
 
 
 def _status(code: int, error: SpinechoError) -> Dataset:

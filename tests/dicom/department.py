@@ -16,7 +16,8 @@ import pytest
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-from pynetdicom import AE, Association
+from pynetdicom import AE
+from pynetdicom.association import Association
 
 from models.lifecycle import StudyState
 from models.order import Code, Order, ScheduledStep

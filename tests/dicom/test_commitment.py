@@ -138,9 +138,7 @@ def test_what_cannot_be_committed_is_named_with_its_reason(
         data[-1] ^= 1
         path.write_bytes(data)
         next(hot.rglob(f"{lost.SOPInstanceUID}*")).unlink()
-        references = [
-            (MRImageStorage, ds.SOPInstanceUID) for ds in (good, damaged, lost, kept)
-        ]
+        references = [(MRImageStorage, ds.SOPInstanceUID) for ds in (good, damaged, lost, kept)]
         references += [("1.2.840.10008.5.1.4.1.1.2", str(good.SOPInstanceUID))]
         references += [(MRImageStorage, "1.2.3.999")]
         assert ask(assoc, request(new_uid(), *references)) == 0x0000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -289,7 +289,7 @@ def test_discontinued_without_images_ends_the_study(listener: Listener, scu: Ass
 
 def test_an_mpps_without_instance_uid_gets_one(listener: Listener, scu: Association) -> None:
     _, study = place(listener.store)
-    status, answer = scu.send_n_create(begun(study.study_uid), MPPS, None)
+    status, _ = scu.send_n_create(begun(study.study_uid), MPPS, None)
     assert status.Status == 0x0000
     with listener.store() as uow:
         assert len(uow.studies.mpps_of(study.id)) == 1
@@ -299,7 +299,7 @@ def test_an_mpps_without_instance_uid_gets_one(listener: Listener, scu: Associat
 
 
 @pytest.fixture
-def received(store: Store, tiers: Tiers) -> Iterator[object]:
+def received(store: Store, tiers: Tiers) -> Callable[..., list[str]]:
     """Receive images of a study, as from the scanner."""
 
     def receive(study_uid: str, *numbers: int, source_ae: str = "MR1") -> list[str]:
@@ -309,7 +309,7 @@ def received(store: Store, tiers: Tiers) -> Iterator[object]:
             receive_instance(store, tiers, path, source_ae=source_ae)
         return [ds.SOPInstanceUID for ds in made]
 
-    yield receive
+    return receive
 
 
 def _later(store: Store, seconds: float) -> object:
@@ -399,9 +399,7 @@ def test_an_mpps_that_nobody_ends_holds_a_study_for_an_hour(
     create(scu, begun(study.study_uid), new_uid())
     scu.send_c_store(image(study.study_uid))
     for seconds, complete in ((600.0, False), (ABANDONED_S + 60, True)):
-        verdict = judge_completeness(
-            store, study.id, settings=settings, now=_later(store, seconds)
-        )
+        verdict = judge_completeness(store, study.id, settings=settings, now=_later(store, seconds))
         assert verdict.complete is complete
 
 
