@@ -16,7 +16,7 @@ from datetime import date, datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from pydicom import charset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -197,6 +197,7 @@ def _scan(stream: BinaryIO, *, implicit: bool, little: bool) -> dict[str, bytes]
     start = stream.tell()
     end = stream.seek(0, 2)
     stream.seek(start)
+    watched = _Watched(stream)
     values: dict[str, bytes] = {}
     at_pixels: list[int] = []
 
@@ -209,20 +210,43 @@ def _scan(stream: BinaryIO, *, implicit: bool, little: bool) -> dict[str, bytes]
     while stream.tell() < end:
         at_pixels.clear()
         for element in data_element_generator(
-            stream, implicit, little, stop_when=is_pixels, specific_tags=[*_WANTED]
+            cast("BinaryIO", watched),
+            implicit,
+            little,
+            stop_when=is_pixels,
+            specific_tags=[*_WANTED],
         ):
             keyword = _WANTED.get(int(element.tag))
             # the same tag twice is a broken file; the first one is what everybody reads
-            if keyword is not None and isinstance(element.value, bytes):
-                values.setdefault(keyword, element.value)
+            value = b"" if element.value is None else element.value
+            if keyword is not None and isinstance(value, bytes):
+                values.setdefault(keyword, value)
         if not at_pixels:
             break
         _skip_pixels(stream, at_pixels[0], implicit=implicit, little=little)
+    if watched.cut:
+        raise Malformed("the file ends in the middle of an element")
     if stream.tell() > end:
         raise Malformed(f"the file ends {stream.tell() - end} bytes before its last element does")
     if not values:
         raise Malformed("the data set is empty")
     return values
+
+
+class _Watched:
+    """A stream that remembers whether a read came short: pydicom takes that for the end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.cut = False
+        self.seek, self.tell = stream.seek, stream.tell
+        self._read = stream.read
+
+    def read(self, size: int = -1) -> bytes:
+        """Read; nothing at all, where an element might begin, is a proper end."""
+        data = self._read(size)
+        if 0 < len(data) < size:
+            self.cut = True
+        return data
 
 
 def _skip_pixels(stream: BinaryIO, length: int, *, implicit: bool, little: bool) -> None:

@@ -197,14 +197,7 @@ def explicit(dataset: FileDataset) -> bytes:
                 element.value = _swapped(element.value, dataset.BitsAllocated, element.VR)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     target = BytesIO()
-    dcmwrite(
-        target,
-        dataset,
-        implicit_vr=False,
-        little_endian=True,
-        force_encoding=True,
-        enforce_file_format=True,
-    )
+    dcmwrite(target, dataset, enforce_file_format=True)
     return target.getvalue()
 
 
