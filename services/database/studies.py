@@ -170,20 +170,22 @@ class Studies:
         series_number: int | None = None,
         attributes: dict[str, Any] | None = None,
         series_attributes: dict[str, Any] | None = None,
+        known_series: bool = False,
     ) -> bool:
         """File an instance and its series; return False if the UID was already there."""
-        self._connection.execute(
-            insert(series)
-            .values(
-                series_uid=record.series_uid,
-                study_id=study_id,
-                modality=modality,
-                description=series_description,
-                number=series_number,
-                attributes=series_attributes or {},
+        if not known_series:
+            self._connection.execute(
+                insert(series)
+                .values(
+                    series_uid=record.series_uid,
+                    study_id=study_id,
+                    modality=modality,
+                    description=series_description,
+                    number=series_number,
+                    attributes=series_attributes or {},
+                )
+                .on_conflict_do_nothing()
             )
-            .on_conflict_do_nothing()
-        )
         added = self._connection.execute(
             insert(instance)
             .values(

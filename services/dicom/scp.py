@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -70,6 +71,8 @@ FINAL_STATE: Final = 0xA710
 
 _CHANNEL: Final = "dicom"
 _FAREWELL_S: Final = 5.0
+_BREATH: Final = 50
+"""Worklist answers between two looks for a C-CANCEL."""
 
 
 def configure_library(incoming: Path) -> None:
@@ -219,6 +222,8 @@ class StorageServer:
                     return
                 count += 1
                 yield status, answer
+                if count % _BREATH == 0:
+                    _breathe(event.assoc)
         except PeerError:
             yield NOT_MATCHING, None
         except Exception:
@@ -330,6 +335,14 @@ class StorageServer:
 
 
 _LOOPBACK: Final = {ipaddress.ip_address("127.0.0.1")}
+
+
+def _breathe(assoc: Association) -> None:
+    """Let the library listen: while it has something to send, it hears no C-CANCEL."""
+    deadline = time.monotonic() + _FAREWELL_S
+    while not assoc.dul.to_provider_queue.empty() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.005)
 
 
 def _of_association(thread: threading.Thread, ae: AE) -> bool:

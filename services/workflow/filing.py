@@ -57,6 +57,9 @@ class Reception:
     counts: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     apart: dict[str, int] = field(default_factory=dict)
+    verified: set[tuple[str, str | None, str | None, Claim]] = field(default_factory=set)
+    """Claims that nothing contradicted, with the study, order and patient they were held against:
+    a series of a thousand images asks the same question a thousand times."""
     ended: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -98,11 +101,7 @@ class Filing:
             issuer=header.issuer,
             birth_date=header.birth_date,
         )
-        found = (
-            belonging(uow, header.study_uid, claim)
-            if self.trusted is None
-            else Belonging(study=uow.studies.get(self.trusted.id, lock=True), order=None)
-        )
+        found = self._belonging(uow, claim)
         known = uow.holdings.stored([header.sop_uid]).get(header.sop_uid)
         if known is not None and known.digest == self.digest:
             return self._again(uow, known)
@@ -144,10 +143,28 @@ class Filing:
                 study_id=study.id,
                 evidence={"owner": owner},
             )
-        self._file(uow, study)
+        self._file(uow, study, known_series=owner is not None)
         return self._received(Disposition.STORED, study.id)
 
-    def _file(self, uow: UnitOfWork, study: Study) -> None:
+    def _belonging(self, uow: UnitOfWork, claim: Claim) -> Belonging:
+        if self.trusted is not None:
+            return Belonging(study=uow.studies.get(self.trusted.id, lock=True), order=None)
+        if self.reception is None:
+            return belonging(uow, self.header.study_uid, claim)
+        if self.reception.verified:
+            study = uow.studies.find(self.header.study_uid, lock=True)
+            if study is not None:
+                # The study is locked: its order and patient are what they are until the commit.
+                key = (study.id, study.order_id, study.patient_id, claim)
+                if key in self.reception.verified:
+                    return Belonging(study=study, order=None)
+        found = belonging(uow, self.header.study_uid, claim)
+        if found.study is not None and not found.contradictions:
+            study = found.study
+            self.reception.verified.add((study.id, study.order_id, study.patient_id, claim))
+        return found
+
+    def _file(self, uow: UnitOfWork, study: Study, *, known_series: bool) -> None:
         header = self.header
         path = self.tiers.place(header, self.digest)
         record = Instance(
@@ -171,6 +188,7 @@ class Filing:
             series_number=header.series_number,
             attributes=header.attributes,
             series_attributes=header.series_attributes,
+            known_series=known_series,
         )
         if not added:
             raise Raced
