@@ -89,9 +89,7 @@ def router(store: Store) -> APIRouter:
         }
         return JSONResponse(answer, 201, {"Location": f"/api/studies/{study_uid}"})
 
-    @routes.post(
-        "/studies/{study_uid}/acknowledgement", dependencies=[Depends(_require_json)]
-    )
+    @routes.post("/studies/{study_uid}/acknowledgement", dependencies=[Depends(_require_json)])
     def post_acknowledgement(study_uid: str, body: AcknowledgementIn) -> JSONResponse:
         done = acknowledge_critical(store, study_uid, body.by)
         return JSONResponse(

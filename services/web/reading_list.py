@@ -137,7 +137,9 @@ def _base() -> Select[Any]:
     )
     # What the models found worst stays in view: a later run never lowers anything.
     judged = (
-        select(finding.c.outcome, finding.c.text, finding.c.reason, finding.c.score, finding.c.model)
+        select(
+            finding.c.outcome, finding.c.text, finding.c.reason, finding.c.score, finding.c.model
+        )
         .where(finding.c.study_id == study.c.id)
         .order_by(
             (finding.c.outcome != Outcome.CRITICAL.value), finding.c.version.desc(), finding.c.model
@@ -204,9 +206,7 @@ def _line(row: Row[Any]) -> dict[str, Any]:
         "id": row.id,
         "accession": row.accession,
         "priority": Priority(row.priority).name,
-        "order_priority": None
-        if row.order_priority is None
-        else Priority(row.order_priority).name,
+        "order_priority": None if row.order_priority is None else Priority(row.order_priority).name,
         "state": row.state,
         "patient_name": name or row.dicom_patient_name,
         "patient_id": row.mrn or row.dicom_patient_id,

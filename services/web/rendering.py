@@ -52,9 +52,7 @@ def moment(value: str | None, *, seconds: bool = False) -> Markup:
     if not value:
         return Markup('<span class="none">–</span>')
     at = datetime.fromisoformat(value).astimezone(UTC)
-    return Markup(
-        '<time datetime="{iso}" title="{iso}" data-at="{kind}">{text} UTC</time>'
-    ).format(
+    return Markup('<time datetime="{iso}" title="{iso}" data-at="{kind}">{text} UTC</time>').format(
         iso=at.isoformat(timespec="seconds"),
         kind="s" if seconds else "m",
         text=at.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M"),
