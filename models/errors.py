@@ -7,6 +7,7 @@ The tree; the first word in brackets is the stable code::
     │   ├── Malformed        [malformed]        cannot be read at all
     │   ├── Unsupported      [unsupported]      read, but of a kind we do not serve
     │   ├── MissingField     [missing-field]    a required field is absent
+    │   │   └── MissingValue [missing-value]    a required field is there and empty
     │   ├── InvalidValue     [invalid-value]    a field is present and wrong
     │   ├── UnknownKey       [unknown-key]      names something we have never seen
     │   ├── DuplicateKey     [duplicate-key]    names something that exists already
@@ -71,6 +72,12 @@ class MissingField(PeerError):
     code = "missing-field"
 
 
+class MissingValue(MissingField):
+    """A required field is present and empty, where the neighbour tells the two apart."""
+
+    code = "missing-value"
+
+
 class InvalidValue(PeerError):
     """A field is present and its value cannot be right."""
 
@@ -127,6 +134,7 @@ ANSWERS: Final[dict[type[SpinechoError], Answer]] = {
     Malformed: Answer(ack="AR", hl7_code="100", dimse=0xC000, http=400),
     Unsupported: Answer(ack="AR", hl7_code="200", dimse=0x0122, http=415),
     MissingField: Answer(ack="AE", hl7_code="101", dimse=0x0120, http=422),
+    MissingValue: Answer(ack="AE", hl7_code="101", dimse=0x0121, http=422),
     InvalidValue: Answer(ack="AE", hl7_code="102", dimse=0x0106, http=422),
     UnknownKey: Answer(ack="AE", hl7_code="204", dimse=0x0112, http=404),
     DuplicateKey: Answer(ack="AE", hl7_code="205", dimse=0x0111, http=409),

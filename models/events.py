@@ -19,14 +19,14 @@ class Topic(StrEnum):
 
 
 STAGES: Final[dict[Topic, tuple[str, ...]]] = {
-    Topic.ORDER_PLACED: ("order_intake",),
+    Topic.ORDER_PLACED: ("order_intake", "worklist_publication"),
     Topic.STUDY_RECEIVED: ("acquisition_receipt",),
     Topic.STUDY_ACQUIRED: ("triage",),
     Topic.FINDING_CRITICAL: ("critical_escalation",),
     Topic.REPORT_SIGNED: ("report_delivery",),
     Topic.STUDY_RECALLED: ("recall",),
 }
-"""Topic → flows started by the relay; `order_intake` starts `worklist_publication` itself."""
+"""Topic → flows started by the relay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     disk_floor_mb: int = Field(
         1024, description="Free megabytes below which storage answers out of resources."
     )
+    peer_port: int = Field(
+        104, description="DICOM port of a peer that is not registered, for commitment results."
+    )
+    max_associations: int = Field(50, description="DICOM associations served at once.")
     max_message_bytes: int = Field(16 * 1024 * 1024, description="Largest HL7 message taken.")
     destinations: dict[str, str] = Field(
         default_factory=dict, description="Where reports go: name → mllp://host:port."
@@ -103,12 +107,17 @@ class Settings(BaseSettings):
         return self.host in {"127.0.0.1", "::1", "localhost"}
 
     @property
-    def socket_dir(self) -> Path:
-        """Directory of the embedded database's socket; the path of a socket is limited."""
-        inside = self.home / "run" / "pg"
-        if len(str(inside)) <= 80:
+    def run_dir(self) -> Path:
+        """Directory of sockets and locks; the path of a Unix socket is limited."""
+        inside = self.home / "run"
+        if len(str(inside)) <= 70:
             return inside
-        return Path("/tmp") / f"spinecho-{sha256(str(self.home).encode()).hexdigest()[:16]}"  # noqa: S108 (0700)
+        return Path("/tmp") / f"spinecho-{sha256(str(self.home).encode()).hexdigest()[:16]}"  # noqa: S108 (its own user's)
+
+    @property
+    def socket_dir(self) -> Path:
+        """Directory of the embedded database's socket."""
+        return self.run_dir / "pg"
 
     @property
     def store_url(self) -> str:

@@ -1,1 +1,1 @@
-"""Where bytes lie: hot, warm and cold tiers, digests, verified copies."""
+"""Where bytes lie: landing, hot, warm and cold tiers, quarantine, digests, verified copies."""

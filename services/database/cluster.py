@@ -127,6 +127,13 @@ def wait_ready(settings: Settings, timeout_s: float = 30) -> None:
             return
 
 
+def migrate_when_ready(settings: Settings) -> None:
+    """Migrate as soon as the database answers, wherever it is."""
+    if settings.database_url is None:
+        wait_ready(settings)
+    migrate(settings)
+
+
 def migrate(settings: Settings) -> None:
     """Create the databases that are missing and bring our tables to the newest version."""
     if settings.database_url is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 
@@ -65,6 +66,27 @@ class Patients:
             select(patient_identifier.c.patient_id).where(patient_identifier.c.value == value)
         )
         return sorted({str(row.patient_id) for row in rows})
+
+    def survivor(self, patient_id: str) -> str:
+        """Return the id that this patient lives on under after merges; mostly its own."""
+        merged_into = self._connection.execute(
+            select(patient.c.merged_into).where(patient.c.id == patient_id)
+        ).scalar_one()
+        return patient_id if merged_into is None else self.survivor(str(merged_into))
+
+    def identifiers(self, patient_ids: Iterable[str]) -> dict[str, list[Identifier]]:
+        """Return the identifiers of several patients, each in its order of preference."""
+        found: dict[str, list[Identifier]] = {}
+        rows = self._connection.execute(
+            select(patient_identifier)
+            .where(patient_identifier.c.patient_id.in_(set(patient_ids)))
+            .order_by(patient_identifier.c.position)
+        )
+        for row in rows:
+            found.setdefault(row.patient_id, []).append(
+                Identifier(value=row.value, authority=row.authority, type=row.type)
+            )
+        return found
 
     def save(self, record: Patient) -> None:
         """Insert or update a patient; identifiers are added, never taken away here."""

@@ -54,8 +54,9 @@ class Reports:
             insert(critical_result)
             .values(study_id=study_id, found_at=self._now)
             .on_conflict_do_nothing()
+            .returning(critical_result.c.study_id)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def critical(self, study_id: str, *, lock: bool = False) -> Row[Any] | None:
         """Return the study's critical result, or None."""

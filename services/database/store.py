@@ -11,10 +11,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 
 from models.errors import Unavailable
 from services.database.deliveries import Deliveries
+from services.database.holdings import Holdings
 from services.database.messages import Messages
 from services.database.orders import Orders
 from services.database.outbox import Outbox
 from services.database.patients import Patients
+from services.database.peers import Peers
 from services.database.reports import Reports
 from services.database.studies import Studies
 from services.database.timeline import Timeline
@@ -43,6 +45,8 @@ class UnitOfWork:
         self.patients = Patients(self.connection, self.now)
         self.orders = Orders(self.connection, self.now)
         self.studies = Studies(self.connection, self.now)
+        self.holdings = Holdings(self.connection, self.now)
+        self.peers = Peers(self.connection, self.now)
         self.messages = Messages(self.connection, self.now)
         self.outbox = Outbox(self.connection, self.now)
         self.timeline = Timeline(self.connection, self.now)

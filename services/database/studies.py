@@ -168,6 +168,8 @@ class Studies:
         modality: str = "",
         series_description: str = "",
         series_number: int | None = None,
+        attributes: dict[str, Any] | None = None,
+        series_attributes: dict[str, Any] | None = None,
     ) -> bool:
         """File an instance and its series; return False if the UID was already there."""
         self._connection.execute(
@@ -178,6 +180,7 @@ class Studies:
                 modality=modality,
                 description=series_description,
                 number=series_number,
+                attributes=series_attributes or {},
             )
             .on_conflict_do_nothing()
         )
@@ -197,10 +200,12 @@ class Studies:
                 digest=record.digest,
                 source_ae=source_ae,
                 received_at=self._now,
+                attributes=attributes or {},
             )
             .on_conflict_do_nothing()
+            .returning(instance.c.sop_uid)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def instances(self, study_id: str) -> list[Row[Any]]:
         """Return the study's instances with their series' modality, in series and number order."""
@@ -266,8 +271,9 @@ class Studies:
             insert(commitment)
             .values(transaction_uid=transaction_uid, requested_at=self._now, **values)
             .on_conflict_do_nothing()
+            .returning(commitment.c.transaction_uid)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def answer_commitment(self, transaction_uid: str) -> None:
         """Record that the requestor took the result."""
@@ -309,8 +315,9 @@ class Studies:
                 at=self._now,
             )
             .on_conflict_do_nothing()
+            .returning(finding.c.study_id)
         )
-        return added.rowcount == 1
+        return added.first() is not None
 
     def findings(self, study_id: str) -> list[Row[Any]]:
         """Return the study's findings, newest version last."""
@@ -331,9 +338,12 @@ class Studies:
         study_id: str | None = None,
         evidence: dict[str, Any] | None = None,
         path: str | None = None,
-    ) -> None:
-        """Put something that could not be placed safely on the reconciliation desk, once."""
-        self._connection.execute(
+    ) -> bool:
+        """Put something that could not be placed safely on the desk; return False if it is there.
+
+        The same kind of trouble with the same subject is one row, however often it is met.
+        """
+        added = self._connection.execute(
             insert(desk)
             .values(
                 kind=kind,
@@ -345,7 +355,9 @@ class Studies:
                 at=self._now,
             )
             .on_conflict_do_nothing()
+            .returning(desk.c.id)
         )
+        return added.first() is not None
 
     def desk(self, study_id: str | None = None) -> list[Row[Any]]:
         """Return what waits on the desk, oldest first."""

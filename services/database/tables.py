@@ -5,6 +5,8 @@ Times are ``timestamptz`` in UTC. Text columns that hold an enum hold its value.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -37,12 +39,18 @@ metadata = MetaData(
 )
 
 
-def _time(name: str, *, required: bool = False) -> Column[object]:
+def _time(name: str, *, required: bool = False) -> Column[datetime]:
     return Column(name, DateTime(timezone=True), nullable=not required)
 
 
 def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default="")
+
+
+def _attributes() -> Column[object]:
+    # What the objects themselves say at this level, as DICOM JSON (PS3.18 F.2): QIDO answers
+    # from here and never opens a file.
+    return Column("attributes", JSONB, nullable=False, server_default="{}")
 
 
 patient = Table(
@@ -158,6 +166,9 @@ study = Table(
     _text("triage_text"),
     Column("legal_hold", Boolean, nullable=False, server_default=text("false")),
     Column("completeness", Text),
+    # How many instances from others the last verdict covered: more than these reopen it.
+    Column("judged", Integer, nullable=False, server_default="0"),
+    _attributes(),
     # The reading list: what is readable and unread, in the order in which it is read.
     Index(
         "ix_study_reading",
@@ -175,6 +186,7 @@ series = Table(
     _text("modality"),
     _text("description"),
     Column("number", Integer),
+    _attributes(),
 )
 
 instance = Table(
@@ -191,6 +203,25 @@ instance = Table(
     Column("path", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("digest", Text, nullable=False),
+    _text("source_ae"),
+    _time("received_at", required=True),
+    _attributes(),
+)
+
+# Files that could not be filed where they asked to be. Their senders were told that they are
+# stored, so commitment and repeated sending must find them.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("sop_uid", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+    _text("sop_class"),
+    _text("study_uid"),
+    # The row of the desk that explains it.
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
     _text("source_ae"),
     _time("received_at", required=True),
 )
@@ -215,6 +246,8 @@ commitment = Table(
     metadata,
     Column("transaction_uid", Text, primary_key=True),
     Column("requestor", Text, nullable=False),
+    # Where it called from: the result may have to be brought there.
+    _text("host"),
     Column("referenced", JSONB, nullable=False),
     Column("failed", JSONB, nullable=False),
     _time("requested_at", required=True),

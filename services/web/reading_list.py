@@ -137,9 +137,7 @@ def _base() -> Select[Any]:
     )
     # What the models found worst stays in view: a later run never lowers anything.
     judged = (
-        select(
-            finding.c.outcome, finding.c.text, finding.c.reason, finding.c.score, finding.c.model
-        )
+        select(*(finding.c[n] for n in ("outcome", "text", "reason", "score", "model")))
         .where(finding.c.study_id == study.c.id)
         .order_by(
             (finding.c.outcome != Outcome.CRITICAL.value), finding.c.version.desc(), finding.c.model

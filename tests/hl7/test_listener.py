@@ -70,7 +70,10 @@ def test_an_order_is_committed_before_it_is_acknowledged(port: int, store: Store
         assert order.steps[0].station_aet == "MR1AE"
         (message,) = uow.messages.inbound_of(study.id)
         assert (message.raw, message.ack, message.state) == (orm(), answer + b"\r", "processed")
-        assert [s.flow for s in uow.outbox.pending()] == ["order_intake"]
+        assert [s.flow for s in uow.outbox.pending()] == [
+            "order_intake",
+            "worklist_publication",
+        ]
 
 
 def test_both_ihe_options_make_the_same_order(port: int, store: Store) -> None:

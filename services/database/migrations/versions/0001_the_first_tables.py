@@ -24,6 +24,7 @@ def upgrade() -> None:
         "commitment",
         sa.Column("transaction_uid", sa.Text(), nullable=False),
         sa.Column("requestor", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), server_default="", nullable=False),
         sa.Column("referenced", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("failed", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("requested_at", sa.DateTime(timezone=True), nullable=False),
@@ -37,6 +38,20 @@ def upgrade() -> None:
         sa.Column("value", sa.Float(), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("day", "name", name=op.f("pk_kpi")),
+    )
+    op.create_table(
+        "quarantine",
+        sa.Column("sop_uid", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("sop_class", sa.Text(), server_default="", nullable=False),
+        sa.Column("study_uid", sa.Text(), server_default="", nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("source_ae", sa.Text(), server_default="", nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("sop_uid", "digest", name=op.f("pk_quarantine")),
     )
     op.create_table(
         "outbox",
@@ -199,6 +214,13 @@ def upgrade() -> None:
         sa.Column("triage_text", sa.Text(), server_default="", nullable=False),
         sa.Column("legal_hold", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("completeness", sa.Text(), nullable=True),
+        sa.Column("judged", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "attributes",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+        ),
         sa.ForeignKeyConstraint(["order_id"], ["imaging_order.id"], name=op.f("fk_study_order_id")),
         sa.ForeignKeyConstraint(["patient_id"], ["patient.id"], name=op.f("fk_study_patient_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
@@ -354,6 +376,12 @@ def upgrade() -> None:
         sa.Column("modality", sa.Text(), server_default="", nullable=False),
         sa.Column("description", sa.Text(), server_default="", nullable=False),
         sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column(
+            "attributes",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+        ),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_series_study_id")),
         sa.PrimaryKeyConstraint("series_uid", name=op.f("pk_series")),
     )
@@ -406,6 +434,12 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("source_ae", sa.Text(), server_default="", nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "attributes",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="{}",
+            nullable=False,
+        ),
         sa.ForeignKeyConstraint(
             ["series_uid"], ["series.series_uid"], name=op.f("fk_instance_series_uid")
         ),
@@ -472,6 +506,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("dispatched_at IS NOT NULL AND done_at IS NULL"),
     )
     op.drop_table("outbox")
+    op.drop_table("quarantine")
     op.drop_table("kpi")
     op.drop_table("commitment")
     op.drop_table("ae_peer")

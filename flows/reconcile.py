@@ -1,0 +1,18 @@
+"""Stuck work is found and started again; nothing waits for somebody to notice."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.housekeeping import restart_stuck
+from tasks.stages import answer_commitments, escalate, forgotten, judge_quiet
+
+
+@flow(name="reconcile")
+async def reconcile() -> None:
+    """Start stuck stages again, judge quiet exams, answer scanners, escalate, ask after exams."""
+    await restart_stuck()
+    await judge_quiet()
+    await answer_commitments()
+    await escalate()
+    await forgotten()

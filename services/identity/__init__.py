@@ -1,0 +1,1 @@
+"""The patient index: identifiers with their assigning authority, matching, merge."""

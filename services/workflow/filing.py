@@ -1,0 +1,294 @@
+"""One file on its way into the archive: what is decided about it inside one transaction."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from models.errors import PeerError
+from models.lifecycle import StudyEvent, move
+from models.study import Instance, Study, new_id
+from models.tier import Tier
+from services.archive.part10 import Header
+from services.archive.tiers import Tiers
+from services.database.store import Store, UnitOfWork
+from services.workflow.identification import Belonging, Claim, belonging, open_study
+
+log = structlog.get_logger(__name__)
+
+
+class Disposition(Enum):
+    """What became of a received instance; all four are durable."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    """The same bytes were here before; nothing second was made."""
+    CONFLICT = "uid-conflict"
+    """Its SOP Instance UID belongs to other bytes; kept in the quarantine."""
+    KEPT_APART = "wrong-patient"
+    """Its Study Instance UID belongs to another patient; kept in the quarantine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One received instance and where it went."""
+
+    disposition: Disposition
+    study_id: str | None
+    study_uid: str
+    sop_class: str
+    sop_uid: str
+    digest: str
+    size: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Reception:
+    """One association, STOW request or ingest run: what it has brought, study by study."""
+
+    source_ae: str
+    id: str = field(default_factory=lambda: new_id()[:12])
+    counts: dict[str, int] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+    apart: dict[str, int] = field(default_factory=dict)
+    ended: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tally(self, received: Received) -> None:
+        """Count one instance for the summary at the end."""
+        if received.study_id is None:
+            return
+        counter = self.counts
+        if received.disposition in (Disposition.CONFLICT, Disposition.KEPT_APART):
+            counter = self.apart
+        counter[received.study_id] = counter.get(received.study_id, 0) + 1
+        self.bytes[received.study_id] = self.bytes.get(received.study_id, 0) + received.size
+
+
+class Raced(Exception):
+    """Another association filed the same UID between our look and our insert."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filing:
+    """One file on its way into the archive; `within` is the transaction."""
+
+    tiers: Tiers
+    file: Path
+    header: Header
+    digest: str
+    size: int
+    source_ae: str
+    reception: Reception | None
+    trusted: Study | None = None
+    """The study of an object that we made ourselves: its identity is not in question."""
+
+    def within(self, uow: UnitOfWork) -> Received:
+        """Decide and file; raises `Raced` when everything has to be looked at again."""
+        header = self.header
+        claim = Claim(
+            name=header.patient_name,
+            patient_id=header.patient_id,
+            issuer=header.issuer,
+            birth_date=header.birth_date,
+        )
+        found = (
+            belonging(uow, header.study_uid, claim)
+            if self.trusted is None
+            else Belonging(study=uow.studies.get(self.trusted.id, lock=True), order=None)
+        )
+        known = uow.holdings.stored([header.sop_uid]).get(header.sop_uid)
+        if known is not None and known.digest == self.digest:
+            return self._again(uow, known)
+        if known is not None:
+            return self._keep(
+                uow,
+                Disposition.CONFLICT,
+                f"{header.sop_uid}#{self.digest[:8]}",
+                "this SOP Instance UID belongs to other bytes; the first ones stay",
+                study_id=known.study_id,
+                evidence={"kept": known.digest, "came": self.digest},
+            )
+        if found.contradictions:
+            return self._keep(
+                uow,
+                Disposition.KEPT_APART,
+                f"{header.study_uid}#{claim.key}",
+                "the Study Instance UID belongs to another patient: "
+                + ", ".join(found.contradictions),
+                study_id=found.study.id if found.study else None,
+                evidence={"claimed": claim.evidence(), "expected": found.expected},
+            )
+        study = open_study(
+            uow,
+            header.study_uid,
+            found,
+            claim,
+            accession=header.accession,
+            description=header.study_description,
+            actor=self.source_ae,
+        )
+        owner = uow.holdings.series_owner(header.series_uid)
+        if owner not in (None, study.id):
+            return self._keep(
+                uow,
+                Disposition.CONFLICT,
+                f"{header.series_uid}#{header.study_uid}",
+                "this Series Instance UID belongs to another study",
+                study_id=study.id,
+                evidence={"owner": owner},
+            )
+        self._file(uow, study)
+        return self._received(Disposition.STORED, study.id)
+
+    def _file(self, uow: UnitOfWork, study: Study) -> None:
+        header = self.header
+        path = self.tiers.place(header, self.digest)
+        record = Instance(
+            sop_uid=header.sop_uid,
+            sop_class=header.sop_class,
+            series_uid=header.series_uid,
+            study_uid=header.study_uid,
+            transfer_syntax=header.transfer_syntax,
+            number=header.number,
+            path=path,
+            size=self.size,
+            digest=self.digest,
+            frames=header.frames,
+        )
+        added = uow.studies.add_instance(
+            study.id,
+            record,
+            source_ae=self.source_ae,
+            modality=header.modality,
+            series_description=header.series_description,
+            series_number=header.series_number,
+            attributes=header.attributes,
+            series_attributes=header.series_attributes,
+        )
+        if not added:
+            raise Raced
+        if self.source_ae != self.tiers.settings.ae_title:
+            self._move(uow, study)
+        if self.reception is not None and study.id not in self.reception.counts:
+            uow.timeline.add(
+                study.id,
+                "images.arriving",
+                f"first image of an association from {self.source_ae}",
+                actor=self.source_ae,
+                association=self.reception.id,
+                sop_class=header.sop_class,
+            )
+        # Last, so that the row's locks are held no longer than the rename takes. If the commit
+        # fails, the file stays as an orphan: to delete it would lose an instance whenever the
+        # commit had in truth succeeded and only its answer was lost.
+        self.tiers.land(self.file, path, self.digest)
+
+    def _move(self, uow: UnitOfWork, study: Study) -> None:
+        changes: dict[str, Any] = {}
+        if study.started_at is None:
+            changes["started_at"] = uow.now
+        first = self.reception is None or study.id not in self.reception.counts
+        if first and not uow.studies.row(study.id).attributes:
+            changes["attributes"] = self.header.study_attributes
+        if not study.description and self.header.study_description:
+            changes["description"] = self.header.study_description
+        # Most instances change nothing: the row is not written a thousand times per study.
+        if changes or move(study.state, StudyEvent.INSTANCE_RECEIVED) is not study.state:
+            uow.studies.move(study, StudyEvent.INSTANCE_RECEIVED, **changes)
+
+    def _again(self, uow: UnitOfWork, known: Any) -> Received:
+        if not self.tiers.exists(Tier(known.tier), known.path):
+            # The row outlived its file; the sender's copy makes the archive whole again.
+            path = self.tiers.place(self.header, self.digest)
+            self.tiers.land(self.file, path, self.digest)
+            uow.holdings.repoint(known.sop_uid, Tier.HOT, path)
+            uow.timeline.add(
+                known.study_id,
+                "images.restored",
+                "an instance whose file was lost was received again",
+                actor=self.source_ae,
+                sop_uid=known.sop_uid,
+            )
+        self.file.unlink(missing_ok=True)
+        return self._received(Disposition.DUPLICATE, known.study_id)
+
+    def _keep(
+        self,
+        uow: UnitOfWork,
+        disposition: Disposition,
+        subject: str,
+        reason: str,
+        *,
+        study_id: str | None,
+        evidence: dict[str, Any],
+    ) -> Received:
+        header, kind = self.header, disposition.value
+        folder = f"{kind}/{subject.replace('#', '-')}"
+        path = f"{folder}/{header.sop_uid}.{self.digest[:12]}.dcm"
+        uow.holdings.keep(
+            header.sop_uid,
+            self.digest,
+            sop_class=header.sop_class,
+            study_uid=header.study_uid,
+            kind=kind,
+            subject=subject,
+            path=path,
+            size=self.size,
+            source_ae=self.source_ae,
+        )
+        new = uow.studies.to_desk(
+            kind,
+            subject,
+            reason,
+            study_id=study_id,
+            evidence={**evidence, "source_ae": self.source_ae, "study_uid": header.study_uid},
+            path=folder,
+        )
+        if new and study_id is not None:
+            uow.timeline.add(
+                study_id, f"desk.{kind}", f"{reason}; kept on the desk", actor=self.source_ae
+            )
+        if new:
+            log.warning("instance kept apart", kind=kind, study=study_id, source_ae=self.source_ae)
+        self.tiers.quarantine(self.file, path)
+        return self._received(disposition, study_id)
+
+    def _received(self, disposition: Disposition, study_id: str | None) -> Received:
+        return Received(
+            disposition=disposition,
+            study_id=study_id,
+            study_uid=self.header.study_uid,
+            sop_class=self.header.sop_class,
+            sop_uid=self.header.sop_uid,
+            digest=self.digest,
+            size=self.size,
+        )
+
+
+def keep_unreadable(
+    store: Store, tiers: Tiers, file: Path, error: PeerError, source_ae: str
+) -> None:
+    """Keep a file without a usable identity, once, and put it on the desk."""
+    with file.open("rb") as stream:
+        digest = file_digest(stream, "sha256").hexdigest()
+    size, path = file.stat().st_size, f"unreadable/{digest}"
+    with store() as uow:
+        uow.holdings.keep(
+            "", digest, kind="unreadable", subject=digest, path=path, size=size, source_ae=source_ae
+        )
+        uow.studies.to_desk(
+            "unreadable",
+            digest,
+            str(error),
+            evidence={"source_ae": source_ae, "code": error.code, "location": error.location},
+            path=path,
+        )
+        tiers.quarantine(file, path)
+    log.warning("unreadable object kept", code=error.code, source_ae=source_ae, bytes=size)

@@ -1,0 +1,54 @@
+"""Tasks that belong to no single study."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import get_client, task
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from services import relay
+from services.database.tables import kpi, report
+from services.database.tables import study as table
+from services.workflow.reconcile import find_open, reissue
+from tasks.parts import parts
+from tasks.stages import PATIENT
+
+
+@task(name="restart stuck stages", **PATIENT)
+async def restart_stuck() -> int:
+    """Start again what was handed to Prefect and ended there without being done."""
+    p = parts()
+    stages = await asyncio.to_thread(find_open, p.store, p.settings)
+    if not stages:
+        return 0
+    async with get_client() as client:
+        states = await relay.run_states(client, [s.run_id for s in stages if s.run_id])
+    types = {run_id: state.type for run_id, state in states.items()}
+    return await asyncio.to_thread(reissue, p.store, stages, types)
+
+
+@task(name="write key figures", **PATIENT)
+async def write_kpis() -> None:
+    """Write today's median minutes from acquisition to signature, per STANDARDS §10."""
+
+    def write() -> None:
+        with parts().store() as uow:
+            minutes = func.extract("epoch", report.c.signed_at - table.c.acquired_at) / 60
+            row = uow.connection.execute(
+                select(
+                    func.percentile_cont(0.5).within_group(minutes).label("median"),
+                    func.count().label("count"),
+                )
+                .join_from(report, table)
+                .where(func.date(report.c.signed_at) == uow.now.date(), report.c.status == "final")
+            ).one()
+            values = {"value": row.median or 0.0, "count": row.count}
+            uow.connection.execute(
+                insert(kpi)
+                .values(day=uow.now.date(), name="report_tat_median_min", **values)
+                .on_conflict_do_update(index_elements=["day", "name"], set_=values)
+            )
+
+    await asyncio.to_thread(write)

@@ -1,0 +1,211 @@
+"""The tasks of every stage: one idempotent side effect each, with its retry policy beside it.
+
+A flow's subject is ``study:version``: opaque, and all that Prefect is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from prefect import task
+from prefect.artifacts import acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from services.dicom.commitment import answer_open_commitments
+from services.hl7.conformance import check_structure
+from services.workflow import delivery, escalation, migration, reconcile, triage
+from services.workflow.acquisition import judge_completeness, studies_to_judge
+from tasks.parts import model, parts
+
+T = TypeVar("T")
+PATIENT: dict[str, Any] = {
+    "retries": 4,
+    "retry_delay_seconds": exponential_backoff(2),
+    "retry_jitter_factor": 0.3,
+    "cache_policy": NO_CACHE,
+}
+"""For what may fail because a neighbour or the disk is away for a moment."""
+
+
+async def _apart(call: Callable[[], T]) -> T:
+    # Database and files are synchronous; the worker's loop must stay free for the critical run.
+    return await asyncio.to_thread(call)
+
+
+def split(subject: str) -> tuple[str, str]:
+    """Return study id and version of a subject."""
+    study_id, _, version = subject.partition(":")
+    return study_id, version
+
+
+async def begin(flow: str, subject: str) -> None:
+    """Record that the flow's first line ran."""
+    study_id, version = split(subject)
+
+    def mark() -> None:
+        with parts().store() as uow:
+            uow.outbox.started(study_id, flow, version)
+
+    await _apart(mark)
+
+
+@task(name="finish", **PATIENT)
+async def finish(flow: str, subject: str) -> None:
+    """Record that the stage is done, and show in Prefect where the study stands."""
+    study_id, version = split(subject)
+
+    def mark() -> list[dict[str, str]]:
+        with parts().store() as uow:
+            uow.outbox.done(study_id, flow, version)
+            return [
+                {"at": f"{e.at:%Y-%m-%d %H:%M:%S}Z", "what": e.kind, "summary": e.summary}
+                for e in uow.timeline.of_study(study_id)
+            ]
+
+    table = await _apart(mark)
+    await acreate_table_artifact(key=f"study-{study_id}", table=table, description="Timeline")
+
+
+@task(name="check structure", **PATIENT)
+async def check_messages(study_id: str) -> int:
+    """Ask hl7apy what is wrong with the study's messages, and note it on the timeline."""
+
+    def check() -> int:
+        with parts().store() as uow:
+            told = {
+                e.evidence.get("message")
+                for e in uow.timeline.of_study(study_id)
+                if e.kind == "order.checked"
+            }
+            messages = [m for m in uow.messages.inbound_of(study_id) if m.id not in told]
+            for message in messages:
+                found = check_structure(message.raw)
+                uow.timeline.add(
+                    study_id,
+                    "order.checked",
+                    found[0] if found else "the order keeps to the structure of its version",
+                    message=message.id,
+                )
+        return len(messages)
+
+    return await _apart(check)
+
+
+@task(name="find priors", **PATIENT)
+async def find_priors(study_id: str) -> int:
+    """Note that the steps are on the worklist, and how many priors the patient has here."""
+
+    def find() -> int:
+        with parts().store() as uow:
+            study = uow.studies.get(study_id)
+            count = len(uow.studies.priors(study_id, study.patient_id)) if study.patient_id else 0
+            kinds = {e.kind for e in uow.timeline.of_study(study_id)}
+            if "worklist.published" not in kinds:
+                uow.timeline.add(
+                    study_id, "worklist.published", f"on the worklist; {count} prior(s) here"
+                )
+        return count
+
+    return await _apart(find)
+
+
+@task(name="judge completeness", **PATIENT)
+async def judge_complete(study_id: str) -> str:
+    """Judge whether the exam is complete; the reason goes to the timeline."""
+    p = parts()
+    verdict = await _apart(lambda: judge_completeness(p.store, study_id, settings=p.settings))
+    return verdict.reason
+
+
+@task(name="judge images", **PATIENT)
+async def judge_images(study_id: str, version: str) -> str:
+    """Have the model judge the study; abstaining is an outcome, not a failure."""
+    p = parts()
+    return await _apart(
+        lambda: triage.judge(p.store, p.tiers, study_id, int(version), model().assess)
+    )
+
+
+@task(name="announce critical", **PATIENT)
+async def announce_critical(study_id: str) -> bool:
+    """Announce a critical finding to the reading room, once."""
+    return await _apart(lambda: escalation.announce_critical(parts().store, study_id))
+
+
+@task(name="plan deliveries", **PATIENT)
+async def plan_deliveries(study_id: str, version: str) -> list[str]:
+    """Write down what is to be sent where."""
+    p = parts()
+    return await _apart(
+        lambda: delivery.plan_deliveries(p.store, p.settings, study_id, int(version))
+    )
+
+
+@task(name="deliver", **PATIENT)
+async def deliver(study_id: str, version: str, destination: str) -> str:
+    """Send one report version to one destination, unless it has it."""
+    p = parts()
+    done = await _apart(
+        lambda: delivery.deliver(p.store, p.settings, study_id, int(version), destination)
+    )
+    return done.state
+
+
+@task(name="settle", **PATIENT)
+async def settle(study_id: str, version: str) -> bool:
+    """Close the delivery once every destination has the report."""
+    return await _apart(lambda: delivery.settle(parts().store, study_id, int(version)))
+
+
+@task(name="begin moves", **PATIENT)
+async def begin_moves(as_of: datetime | None) -> list[str]:
+    """Plan what leaves its tier by age; return the studies to move."""
+    p = parts()
+    moment = as_of or p.store.clock()
+    return await _apart(lambda: migration.begin_moves(p.store, p.settings, moment))
+
+
+@task(name="migrate", **PATIENT)
+async def migrate(study_id: str) -> str:
+    """Move one study: copy, read back, switch, delete."""
+    p = parts()
+    return await _apart(lambda: migration.migrate(p.store, p.tiers, study_id))
+
+
+@task(name="judge quiet exams", **PATIENT)
+async def judge_quiet() -> int:
+    """Judge every exam whose verdict is due."""
+    p = parts()
+
+    def judge() -> int:
+        due = studies_to_judge(p.store, settings=p.settings)
+        for study_id in due:
+            judge_completeness(p.store, study_id, settings=p.settings)
+        return len(due)
+
+    return await _apart(judge)
+
+
+@task(name="answer commitments", **PATIENT)
+async def answer_commitments() -> int:
+    """Deliver commitment results that are still owed."""
+    p = parts()
+    return await _apart(lambda: answer_open_commitments(p.store, p.tiers))
+
+
+@task(name="escalate", **PATIENT)
+async def escalate() -> int:
+    """Announce anew every critical result that nobody acknowledged in time."""
+    p = parts()
+    return len(await _apart(lambda: escalation.escalate_overdue(p.store, p.settings)))
+
+
+@task(name="forgotten exams", **PATIENT)
+async def forgotten() -> int:
+    """Put exams on the desk that were begun and never ended."""
+    p = parts()
+    return await _apart(lambda: reconcile.forgotten_exams(p.store, p.settings))
