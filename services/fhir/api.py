@@ -354,7 +354,9 @@ def _install_errors(app: FastAPI) -> None:
 
 
 def _base(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
+    # Not request.base_url: that is the base of the application in which this one is mounted.
+    root = str(request.scope.get("root_path", ""))
+    return f"{request.url.scheme}://{request.url.netloc}{root}".rstrip("/")
 
 
 def _version() -> str:

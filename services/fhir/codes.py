@@ -1,7 +1,8 @@
 """Code systems, and the check that fhir.resources leaves out.
 
-The library knows which codes a required binding allows, and accepts any other all the same
-(STANDARDS §5.4). What leaves here is checked; a wrong code is an error of ours, never a resource.
+The library knows most of the codes that a required binding allows, and accepts any other all the
+same (STANDARDS §5.4). What leaves here is checked; a wrong code is an error of ours, never a
+resource.
 """
 
 from __future__ import annotations
@@ -52,6 +53,77 @@ SCHEMES: Final = {
 """Coding schemes of HL70396 and PS3.16 table 8-1 as FHIR systems; a local one has none."""
 
 
+REQUIRED: Final[dict[str, frozenset[str] | None]] = {
+    # The library's list of these ends in "+", for "and more".
+    "DiagnosticReport.status": frozenset(
+        [
+            "registered",
+            "partial",
+            "preliminary",
+            "final",
+            "amended",
+            "corrected",
+            "appended",
+            "cancelled",
+            "entered-in-error",
+            "unknown",
+        ]
+    ),
+    "Observation.status": frozenset(
+        [
+            "registered",
+            "preliminary",
+            "final",
+            "amended",
+            "corrected",
+            "cancelled",
+            "entered-in-error",
+            "unknown",
+        ]
+    ),
+    # It has none of these two.
+    "OperationOutcomeIssue.code": frozenset(
+        [
+            "invalid",
+            "structure",
+            "required",
+            "value",
+            "invariant",
+            "security",
+            "login",
+            "unknown",
+            "expired",
+            "forbidden",
+            "suppressed",
+            "processing",
+            "not-supported",
+            "duplicate",
+            "multiple-matches",
+            "not-found",
+            "deleted",
+            "too-long",
+            "code-invalid",
+            "extension",
+            "too-costly",
+            "business-rule",
+            "conflict",
+            "transient",
+            "lock-error",
+            "no-store",
+            "exception",
+            "timeout",
+            "incomplete",
+            "throttled",
+            "informational",
+        ]
+    ),
+    "CapabilityStatement.fhirVersion": frozenset({"4.0.1"}),
+    # MIME types are no closed list.
+    "CapabilityStatement.format": None,
+}
+"""Required value sets of R4 where the library's own list will not do."""
+
+
 class InvalidResourceError(Exception):
     """We built a resource that R4 does not allow; the message says where, without values."""
 
@@ -90,12 +162,19 @@ def _wrong_codes(value: Any, path: str) -> Iterator[str]:
             inner = getattr(value, name)
             if inner is None:
                 continue
-            extra = field.json_schema_extra
-            allowed = extra.get("enum_values") if isinstance(extra, dict) else None
+            allowed = _allowed(type(value).__name__, name, field.json_schema_extra)
             given = inner if isinstance(inner, list) else [inner]
-            if isinstance(allowed, list) and not all(code in allowed for code in given):
+            if allowed is not None and not all(code in allowed for code in given):
                 yield f"{path}.{name} has a code outside its required value set"
             yield from _wrong_codes(inner, f"{path}.{name}")
+
+
+def _allowed(kind: str, name: str, extra: Any) -> frozenset[str] | None:
+    element = f"{kind}.{name}"
+    if element in REQUIRED:
+        return REQUIRED[element]
+    listed = extra.get("enum_values") if isinstance(extra, dict) else None
+    return frozenset(listed) if isinstance(listed, list) else None
 
 
 def _dangling(resource: dict[str, Any], kind: str) -> Iterator[str]:

@@ -150,6 +150,7 @@ def _patient_parameters() -> dict[str, Condition]:
         "subject": _patient,
         "patient.identifier": _patient_by_identifier,
         "subject.identifier": _patient_by_identifier,
+        "subject:Patient.identifier": _patient_by_identifier,
         "patient:identifier": _patient_by_identifier,
     }
 
