@@ -33,15 +33,17 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkQueueFilter,
+    WorkQueueFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import AsyncClientContext, SettingsContext, get_settings_context
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings
-from prefect.states import Cancelled, Pending
+from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -118,6 +120,7 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         self._poll_seconds = poll_seconds
         self._flow_names: dict[UUID, str] = {}
         self._scopes: dict[UUID, anyio.CancelScope] = {}
+        self._claim = f"Taken by {name}."
         self._wake = asyncio.Event()
         self._listening = False
         # Built once: a Settings object takes milliseconds to validate.
@@ -203,8 +206,42 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         settings = self._patient_settings if patient else self._impatient_settings
         return SettingsContext(profile=current.profile, settings=settings)
 
+    async def _bury_predecessor(self) -> None:
+        """Mark as Crashed what a worker of this name took and did not finish.
+
+        It was killed, or it would have; without this nobody knows before three heartbeats are
+        missing. Two workers must not share a name.
+        """
+        left = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(
+                    type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+                )
+            ),
+            work_queue_filter=WorkQueueFilter(
+                name=WorkQueueFilterName(any_=sorted(self._work_queues))
+            ),
+        )
+        for flow_run in left:
+            states = await self.client.read_flow_run_states(flow_run.id)
+            claims = [state.message for state in states if state.type == StateType.PENDING]
+            if claims and claims[-1] == self._claim:
+                self._logger.warning("run %s was left by a killed worker", flow_run.id)
+                await self.client.set_flow_run_state(
+                    flow_run.id, Crashed(message="Its worker was killed."), force=True
+                )
+
     async def _poll_forever(self) -> None:
         outage = _Outage(self._logger, "polling for work")
+        while not self._has_successfully_synced:
+            await anyio.sleep(0.1)
+        buried = False
+        while not buried:
+            with outage.survive(), self._settings(patient=False):
+                await self._bury_predecessor()
+                buried = True
+            if not buried:
+                await anyio.sleep(OUTAGE_PAUSE_SECONDS)
         while True:
             # Cleared first: a hint that arrives during the poll asks for another one. A freed slot
             # is a hint too.
@@ -285,7 +322,8 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
     async def _submit(self, flow_run: FlowRun) -> None:
         cancelled = False
         try:
-            state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+            taken: State[Any] = Pending(message=self._claim)
+            state = await propose_state(self.client, taken, flow_run_id=flow_run.id)
             if not state.is_pending():
                 return  # cancelled meanwhile, or held back by a concurrency limit
             flow_run.state = state
