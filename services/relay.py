@@ -252,7 +252,7 @@ async def _patiently(attempt: Callable[[], Awaitable[Result]], patience_seconds:
         try:
             async for trial in AsyncRetrying(
                 retry=retry_if_exception(_is_passing),
-                wait=wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1),
+                wait=wait_exponential_jitter(multiplier=0.1, max=1.0, jitter=0.1),
                 stop=stop_after_delay(patience_seconds),
                 reraise=True,
             ):
