@@ -1,18 +1,30 @@
 # Everything a stranger needs: Python 3.11 or newer, and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SHELL := /bin/sh
 
-.PHONY: help demo test lint lock clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench docs lock clean
+
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "make %-7s %s\n", $$1, $$2}'
 
+# The stamp is older than the lock after a pull that changes it, and the environment follows.
+# A link to an interpreter that has gone is no environment: it is made anew.
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Spinecho needs Python 3.11 or newer")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing the locked packages (a minute or two the first time)…"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Spinecho needs Python 3.11 or newer, this is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| $(PYTHON) -m venv --clear .venv \
+		|| { echo "No virtual environment could be made; on Debian, install python3-venv." >&2; exit 1; }
+	@echo "Installing the locked packages (a few minutes the first time) ..."
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
+
+demo: .venv/.ready ## A morning in the department, over the real protocols; KEEP=1 leaves it running
+	@$(BIN)/spinecho demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
 test: .venv/.ready ## Run every test
 	@$(BIN)/python -m pytest -q
@@ -23,9 +35,15 @@ lint: .venv/.ready ## Style, types and the arrow of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+bench: .venv/.ready ## Measure it beside its peers
+	@$(BIN)/python -m benchmarks all
+
+docs: .venv/.ready ## Check that every setting and every error code is documented
+	@$(BIN)/python -m pytest -q tests/test_docs.py
+
 lock: ## Resolve the dependencies anew (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-strip-extras --all-extras --group dev pyproject.toml -o requirements.lock
 
-clean: ## Remove the virtual environment and caches
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+clean: ## Remove the virtual environment and the caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

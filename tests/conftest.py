@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 from sqlalchemy import text
 
 from services import journal
@@ -50,3 +52,32 @@ def store(settings: Settings) -> Iterator[Store]:
 
 
 journal.configure()
+
+
+CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where changes are checked, a skipped test is a failed one: nobody reads a skip."""
+    if session.exitstatus == pytest.ExitCode.OK and _forbidden_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    for reason in _forbidden_skips(config):
+        terminalreporter.write_line(f"NOT ALLOWED TO SKIP HERE: {reason}", red=True)
+
+
+def _forbidden_skips(config: pytest.Config) -> list[str]:
+    if os.environ.get("CI") != "true" and os.environ.get("SPINECHO_CI") != "1":
+        return []
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = reporter.stats.get("skipped", []) if reporter else []
+    return [
+        f"{report.nodeid}: {report.longrepr[2]}"
+        for report in reports
+        # Public images and messages lie beside a checkout, not in it.
+        if CORPORA.is_dir() or "corpora" not in report.longrepr[2]
+    ]

@@ -170,6 +170,48 @@ def _fail(error: SpinechoError) -> None:
     raise typer.Exit(1) from None
 
 
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
+) -> None:
+    """Live a simulated morning from order to archive, and check the end state."""
+    from deployments import demonstration
+    from services.database.store import Store
+    from services.simulators.inbox import EmrInbox
+
+    inbox = EmrInbox()
+    settings = demonstration.demonstration_settings(inbox)
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{line}[/dim]", highlight=False)
+
+    wrong: list[str] = []
+    try:
+        with installation(settings, lambda line: say(line + "…")):
+            log = demonstration.live_the_day(settings, inbox, say)
+            store = Store(settings.store_url, pool_size=2)
+            demonstration.wait_until_done(store)
+            for days in (60, 1000):
+                say(f"letting {days} days pass: tier migration…")
+                demonstration.let_time_pass(settings, days)
+            rows, wrong = demonstration.end_state(store, log, inbox)
+            store.close()
+            console.print(demonstration.summary(rows))
+            for problem in wrong:
+                console.print(f"[red]wrong[/red]: {problem}", highlight=False)
+            if not wrong:
+                console.print("[green]the end state is as it should be[/green]")
+            if keep:
+                console.print(addresses(settings))
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    except SpinechoError as error:
+        _fail(error)
+    finally:
+        inbox.close()
+    if wrong:
+        raise typer.Exit(1)
+
+
 @app.callback()
 def _start() -> None:
     journal.configure()

@@ -5,6 +5,8 @@ Times are ``timestamptz`` in UTC. Text columns that hold an enum hold its value.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -37,7 +39,7 @@ metadata = MetaData(
 )
 
 
-def _time(name: str, *, required: bool = False) -> Column[object]:
+def _time(name: str, *, required: bool = False) -> Column[datetime]:
     return Column(name, DateTime(timezone=True), nullable=not required)
 
 

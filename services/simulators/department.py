@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -13,6 +12,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from services.simulators.anatomy import head
+from services.simulators.day_log import DayLog
 from services.simulators.emr import Ack, Emr, EmrInbox
 from services.simulators.header import Exam
 from services.simulators.imaging import classic_mr, enhanced_mr
@@ -28,7 +28,7 @@ from services.simulators.reader import (
     Signed,
     Study,
 )
-from services.simulators.scanner import STORED, DicomRefusedError, Scanner, ScanResult
+from services.simulators.scanner import STORED, DicomRefusedError, Scanner
 from services.simulators.worklist import WorklistItem
 
 __all__ = ["DayLog", "Department", "PlannedPatient", "plan"]
@@ -38,47 +38,6 @@ _LOOK_S: Final = 0.3  # how often worklist and reading list are looked at
 _WORKLIST_S: Final = 20.0  # within which an order must appear on and leave the worklist
 _LATE_RESULT_S: Final = 15.0  # how long the radiologist stays for results of triage
 _EMERGENCY_AFTER: Final = 2  # exams of the first scanner before the unknown patient comes
-
-
-@dataclass(slots=True)
-class DayLog:
-    """What happened, as the neighbours saw it.
-
-    Attributes
-    ----------
-    acks
-        Message kind (``A04``, ``NW``, ``NW again``, ``CA``) and acknowledgement, by patient id.
-    scans
-        What each scan came to, by patient id.
-    listed
-        Accession numbers that a scanner has seen on its worklist.
-    cancelled_vanished
-        Whether the cancelled order left the worklist.
-    signed
-        Reports in the order in which they were signed.
-    acknowledged
-        Study UIDs of acknowledged critical results.
-    delivered
-        Accession numbers whose final report reached the EMR.
-    problems
-        Everything that should not have happened, in words.
-    finished
-        Whether all that was planned was done in time.
-    seconds
-        How long the day took.
-    """
-
-    plan: list[PlannedPatient]
-    acks: dict[str, list[tuple[str, Ack]]] = field(default_factory=dict)
-    scans: dict[str, ScanResult] = field(default_factory=dict)
-    listed: set[str] = field(default_factory=set)
-    cancelled_vanished: bool = False
-    signed: list[Signed] = field(default_factory=list)
-    acknowledged: set[str] = field(default_factory=set)
-    delivered: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-    finished: bool = False
-    seconds: float = 0.0
 
 
 class Department:
@@ -278,7 +237,13 @@ class Department:
             if unknown and (done >= _EMERGENCY_AFTER or not mine):
                 patient = unknown.pop()
                 self._scan(scanner, patient, _emergency(patient))
-            items = scanner.worklist(self._day)
+            try:
+                items = scanner.worklist(self._day)
+            except DicomRefusedError as error:
+                # the technologist shakes the head and presses the button again
+                self._problem("", f"{scanner.ae_title}: {error}")
+                self._stop.wait(1.0)
+                continue
             with self._lock:
                 self._log.listed.update(item.accession for item in items)
             item = next((item for item in items if item.accession in mine), None)

@@ -33,20 +33,18 @@ def patiently(
     *,
     patience_s: float = 120.0,
     stop: Event | None = None,
-    on: tuple[type[BaseException], ...] = (OSError,),
 ) -> T:
     """Do something until it succeeds, backing off from 0.1 s to 2 s between attempts.
 
     Parameters
     ----------
     act
-        One attempt. It must send the same identifiers each time it is called.
+        One attempt. It must send the same identifiers each time it is called; an OSError is worth
+        another attempt, anything else is not.
     patience_s
         Seconds after which the last error is raised.
     stop
         Ends the waiting at once when set.
-    on
-        Errors that are worth another attempt.
 
     Raises
     ------
@@ -65,7 +63,7 @@ def patiently(
         _LOG.info("attempt %d failed: %s", state.attempt_number, type(error).__name__)
 
     retrying = Retrying(
-        retry=retry_if_exception_type(on),
+        retry=retry_if_exception_type(OSError),
         wait=wait_exponential(multiplier=0.1, max=2.0) + wait_random(0, 0.1),
         stop=stop_after_delay(patience_s),
         sleep=sleep,

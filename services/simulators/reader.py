@@ -171,7 +171,10 @@ class Reader:
             headers["Idempotency-Key"] = key.rsplit(".", 1)[1]
 
         def attempt() -> dict[str, Any]:
-            response = self._http.request(method, path, json=body, headers=headers)
+            try:
+                response = self._http.request(method, path, json=body, headers=headers)
+            except httpx.TransportError as error:
+                raise UnavailableError(f"{method} {path}: {error}") from error
             if response.status_code in (408, 425, 429) or response.status_code >= 500:
                 raise UnavailableError(f"{method} {path}: {response.status_code}")
             if not response.is_success:
@@ -179,9 +182,4 @@ class Reader:
             parsed: dict[str, Any] = response.json() if response.content else {}
             return parsed
 
-        return patiently(
-            attempt,
-            patience_s=self._patience_s,
-            stop=self._stop,
-            on=(OSError, httpx.TransportError),
-        )
+        return patiently(attempt, patience_s=self._patience_s, stop=self._stop)

@@ -43,7 +43,7 @@ T = TypeVar("T")
 SUCCESS: Final = 0x0000
 STORED: Final = frozenset({0x0000, 0xB000, 0xB006, 0xB007})
 _DUPLICATE: Final = 0x0111
-_NO_LONGER_UPDATED: Final = 0x0110
+_PROCESSING_FAILURE: Final = 0x0110
 _RESOURCE_LIMITATION: Final = 0x0213
 _PLAIN: Final[list[str | UID]] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
@@ -243,7 +243,7 @@ class Scanner:
                 reply, _ = assoc.send_n_set(changes, ModalityPerformedProcedureStep, exam.mpps_uid)
                 status = self._status(reply)
                 # the step is already final when an earlier attempt's answer was lost
-                if status != SUCCESS and not (again and status == _NO_LONGER_UPDATED):
+                if status != SUCCESS and not (again and status == _PROCESSING_FAILURE):
                     raise _refusal("N-SET", status)
 
         self._patiently(update)
@@ -372,8 +372,10 @@ class Scanner:
 
 def _refusal(service: str, status: int) -> Exception:
     """Tell a refusal from a peer that has no room just now."""
-    if status >> 8 == 0xA7 or status == _RESOURCE_LIMITATION:
-        return UnavailableError(f"{service}: out of resources, 0x{status:04X}")
+    # to an N-SET, processing failure also says that the step is final
+    failed = status == _PROCESSING_FAILURE and service != "N-SET"
+    if failed or status >> 8 == 0xA7 or status == _RESOURCE_LIMITATION:
+        return UnavailableError(f"{service} could not be served now: 0x{status:04X}")
     return DicomRefusedError(service, status)
 
 

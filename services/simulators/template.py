@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from services.simulators.face import draw_head, skin
+from services.simulators.face import draw_head, skin, upsample
 
 Array = NDArray[np.float32]
 
 FIELD_MM: Final = 2
+_NEAR_MM: Final = 16
 _BUILDING: Final = Lock()
 _FRONT_PAD: Final = 16  # the template's box ends at the frontal pole; nose and eyes need room
 
@@ -101,21 +102,22 @@ def _lateral_ventricle(csf: NDArray[np.bool_], origin: tuple[float, float, float
     labels, _ = ndimage.label(csf & box)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    distance = _signed_distance(labels == int(sizes.argmax()), 1.0)
-    coarse = ndimage.gaussian_filter(distance, 0.8)[::FIELD_MM, ::FIELD_MM, ::FIELD_MM]
-    return np.asarray(coarse, dtype=np.float32)
-
-
-def _fine(field: Array, shape: tuple[int, ...]) -> Array:
-    """Interpolate a coarse field on the 1 mm grid; voxel 0 of both grids coincide."""
-    result = field
-    for axis, count in enumerate(shape):
-        at = np.arange(count, dtype=np.float32) / FIELD_MM
-        low = np.minimum(at.astype(np.intp), result.shape[axis] - 2)
-        share = (at - low).astype(np.float32)
-        share = share.reshape([-1 if axis == other else 1 for other in range(3)])
-        result = result.take(low, axis) * (1 - share) + result.take(low + 1, axis) * share
-    return result
+    ventricle = labels == int(sizes.argmax())
+    coarse = _signed_distance(ventricle[::FIELD_MM, ::FIELD_MM, ::FIELD_MM], FIELD_MM)
+    # the wall itself deserves the fine grid; far from it a millimetre is nothing
+    near = tuple(
+        slice(
+            max(0, int(where.min()) - _NEAR_MM) // FIELD_MM * FIELD_MM, int(where.max()) + _NEAR_MM
+        )
+        for where in np.nonzero(ventricle)
+    )
+    fine = _signed_distance(ventricle[near], 1.0)[::FIELD_MM, ::FIELD_MM, ::FIELD_MM]
+    corner = tuple(
+        slice(part.start // FIELD_MM, part.start // FIELD_MM + count)
+        for part, count in zip(near, fine.shape, strict=True)
+    )
+    coarse[corner] = fine
+    return np.asarray(ndimage.gaussian_filter(coarse, 0.4), dtype=np.float32)
 
 
 def atlas() -> Atlas:
@@ -136,7 +138,8 @@ def _build() -> Atlas:
         ndimage.gaussian_filter(_signed_distance(coarse_brain, FIELD_MM), 0.7), dtype=np.float32
     )
     hull, gap, surface = (
-        _fine(field, t1.shape) for field in (envelope, to_brain, skin(envelope, origin, FIELD_MM))
+        upsample(field, FIELD_MM, t1.shape)
+        for field in (envelope, to_brain, skin(envelope, origin, FIELD_MM))
     )
     image = draw_head(t1, hull, gap, surface, origin)
     right = _lateral_ventricle(brain & (white < 60) & (t1 < 115), origin)

@@ -105,9 +105,14 @@ def serve(settings: Settings, store: Store) -> None:
         )
     store.check()
     server = build(settings, store)
-    # uvicorn passes the signal on when it has stopped; for us it has then done its work.
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        # Before uvicorn listens for signals it stops at once; afterwards uvicorn passes the
+        # signal on to here, when it has done its work.
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, leave)
     try:
         server.run()
     except SystemExit as error:

@@ -35,6 +35,14 @@ def plan_deliveries(store: Store, settings: Settings, study_id: str, version: in
         report = _version(uow, study_id, version)
         if report is None:
             return []
+        if uow.studies.get(study_id).order_id is None:
+            # Nobody placed it: a report under a guessed patient must not reach a chart.
+            uow.timeline.add(
+                study_id,
+                "report.held",
+                f"report version {version} waits until the desk has found the study's order",
+            )
+            return []
         for destination in settings.destinations:
             control_id = _control_id(report, destination)
             uow.deliveries.plan(report.id, destination, control_id)

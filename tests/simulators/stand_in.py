@@ -45,6 +45,7 @@ class StandIn:
         self.stores = Counter()
         self.reports = {}  # study UID -> list of bodies
         self.acknowledged = {}
+        self.critical = frozenset()  # accession numbers that triage raises
         self.keys = {}  # idempotency key -> answer
         self.hl7_port = self.dicom_port = self.http_port = 0
         self.kills = 0
@@ -321,7 +322,7 @@ class StandIn:
             order = self.orders.get(scheduled.AccessionNumber)
             if order is None:
                 continue
-            # stands for triage: the reference volume cannot be measured here, the test sets it
+            # stands for triage, which the test decides
             critical = scheduled.AccessionNumber in self.critical
             rows.append(
                 {
@@ -335,8 +336,6 @@ class StandIn:
                 }
             )
         return sorted(rows, key=lambda r: (not r["critical"], "SAR".index(r["priority"])))
-
-    critical = frozenset()
 
     def _deliver(self, uid, body):
         order = next(

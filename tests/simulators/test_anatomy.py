@@ -34,18 +34,19 @@ def test_same_seed_same_voxels_in_another_process():
 
 
 def test_a_sick_head_is_clearly_less_symmetric_than_any_healthy_one():
-    size = {"matrix": 96, "slices": 30, "slice_mm": 5.0}
+    size = {"matrix": 96, "slices": 24, "slice_mm": 6.25}
     healthy = np.array([asymmetry(head(seed, **size)) for seed in range(20)])
     sick = np.array([asymmetry(head(seed, "unilateral_ventricle", **size)) for seed in range(20)])
-    print(
-        f"\nasymmetry healthy {healthy.min():.3f}-{healthy.max():.3f} (mean {healthy.mean():.3f}), "
-        f"sick {sick.min():.3f}-{sick.max():.3f} (mean {sick.mean():.3f})"
+    line = (
+        f"asymmetry healthy {healthy.min():.3f}-{healthy.max():.3f} (mean {healthy.mean():.3f}), "
+        f"sick {sick.min():.3f}-{sick.max():.3f} (mean {sick.mean():.3f})\n"
     )
+    sys.stdout.write(line)
     assert sick.min() > 1.25 * healthy.max()
     assert sick.mean() > 1.8 * healthy.mean()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_truth_is_what_the_voxels_show(seed):
     volume = head(seed, "unilateral_ventricle")
     well = head(seed)

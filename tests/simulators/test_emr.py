@@ -3,7 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import replace
-from datetime import datetime
+from datetime import date
 
 import hl7
 import pytest
@@ -15,7 +15,7 @@ from services.simulators.mllp import Hl7ProtocolError, MllpLink, segments, take,
 from services.simulators.plan import plan
 from tests.simulators.stand_in import oru
 
-PATIENT = next(p for p in plan(7, datetime(2026, 3, 1).date()) if "Müller" in p.name)
+PATIENT = next(p for p in plan(7, date(2026, 3, 1)) if "Müller" in p.name)
 ORDER = PATIENT.order()
 
 
@@ -61,7 +61,8 @@ def test_the_order_is_the_worked_example_of_the_ihe_option():
     assert str(message.segment("MSH")[12]) == "2.3.1"
     assert str(message.segment("MSH")[18]) == "UNICODE UTF-8"
     assert str(message["PID.F3.R1.C1"]) == PATIENT.patient_id
-    assert str(message["PID.F3.R1.C4"]) == "SIMHOSP&2.999.7.1&ISO"
+    assert str(message["PID.F3.R1.C4.S1"]) == "SIMHOSP"
+    assert str(message["PID.F3.R1.C4.S2"]) == "2.999.7.1"
     assert str(message.segment("PID")[5]) == "Müller-Testfall^Jörg"
     assert str(message.segment("ORC")[1]) == "NW"
     assert str(message["ORC.F2.R1.C1"]) == str(message["OBR.F2.R1.C1"]) == PATIENT.placer

@@ -1,0 +1,191 @@
+"""A morning in a simulated department, over the real protocols, that checks its own end state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from sqlalchemy import select
+
+from services.database.store import Store
+from services.database.tables import desk, imaging_order, outbox
+from services.database.tables import study as table
+from services.settings import Settings
+from services.simulators.department import DayLog, Department
+from services.simulators.inbox import EmrInbox
+
+SEED = 7
+
+
+def demonstration_settings(inbox: EmrInbox) -> Settings:
+    """Return settings of a throw-away installation on ports that are free."""
+    home = Path(tempfile.mkdtemp(prefix="spinecho-demo-", dir="/var/tmp"))
+    home.chmod(0o755)
+    ports = dict(zip(("hl7", "dicom", "http", "prefect"), _free_ports(4), strict=True))
+    return Settings(
+        home=home,
+        **{f"{name}_port": port for name, port in ports.items()},  # type: ignore[arg-type]
+        destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
+        quiet_s=5,
+        reconcile_s=20,
+    )
+
+
+def live_the_day(settings: Settings, inbox: EmrInbox, say: Callable[[str], None]) -> DayLog:
+    """Let EMR, scanners and reader live their morning; return what they saw."""
+    began = time.monotonic()
+    department = Department(
+        seed=SEED,
+        hl7_port=settings.hl7_port,
+        dicom_port=settings.dicom_port,
+        http_url=settings.http_url,
+        inbox=inbox,
+        on_event=lambda kind, patient, detail: say(
+            f"{time.monotonic() - began:6.1f} s  {kind:<14} {patient:<14} {detail}"
+        ),
+    )
+    return department.run(timeout_s=240)
+
+
+def wait_until_done(store: Store, timeout_s: float = 60) -> int:
+    """Wait until every announced stage is done; return how many are not."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with store() as uow:
+            left = uow.outbox.unfinished()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.5)
+
+
+def let_time_pass(settings: Settings, days: int) -> None:
+    """Run the tier migration flow in Prefect as of `days` from now, and wait for it."""
+    from deployments.prefect_server import client_environment
+
+    os.environ.update(client_environment(home=settings.home, port=settings.prefect_port))
+    from prefect.deployments import arun_deployment
+
+    async def migrate(as_of: str) -> None:
+        run = await arun_deployment(
+            "tier_migration/tier_migration",
+            parameters={"as_of": as_of},
+            timeout=120,
+            poll_interval=1,
+        )
+        if run.state is None or not run.state.is_completed():
+            raise RuntimeError(f"tier migration ended as {run.state and run.state.name}")
+
+    store = Store(settings.store_url, pool_size=1)
+    as_of = store.clock() + timedelta(days=days)
+    store.close()
+    asyncio.run(migrate(as_of.isoformat()))
+
+
+def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row per study, and everything that is not as it should be."""
+    wrong = list(log.problems)
+    if not log.finished:
+        wrong.append("the day did not finish in time")
+    with store() as uow:
+        rows = []
+        for found in uow.studies.select(select(table).order_by(table.c.created_at)):
+            deliveries = uow.deliveries.of_study(found.id)
+            entries = {e.kind: e.at for e in uow.timeline.of_study(found.id)}
+            rows.append(
+                {
+                    "id": found.id,
+                    "accession": found.accession,
+                    "state": found.state,
+                    "priority": found.priority,
+                    "triage": found.triage,
+                    "tier": found.tier,
+                    "created": found.created_at,
+                    "started": found.started_at,
+                    "acquired": found.acquired_at,
+                    "judged": next(
+                        (at for kind, at in entries.items() if kind.startswith("triage.")), None
+                    ),
+                    "delivered": entries.get("report.delivered"),
+                    "acks": [f"{d.destination} {d.ack_code}" for d in deliveries],
+                }
+            )
+        orders = uow.studies.select(select(imaging_order.c.id))
+        strays = uow.studies.select(select(desk.c.kind).where(desk.c.kind == "no-order"))
+        unfinished = uow.studies.select(select(outbox.c.flow).where(outbox.c.done_at.is_(None)))
+    by_accession = {row["accession"]: row for row in rows}
+
+    def expect(condition: object, otherwise: str) -> None:
+        if not condition:
+            wrong.append(otherwise)
+
+    planned_orders = [p for p in log.plan if not p.unordered]
+    expect(len(orders) == len(planned_orders), f"{len(orders)} orders, not {len(planned_orders)}")
+    expect(strays, "the image set without an order is not on the desk")
+    expect(not unfinished, f"{len(unfinished)} stages are not done")
+    expect(not inbox.duplicates, f"sent twice: {inbox.duplicates}")
+    for patient in planned_orders:
+        row = by_accession.get(patient.accession)
+        if row is None:
+            wrong.append(f"{patient.accession} is lost")
+        elif patient.cancelled:
+            expect(row["state"] == "cancelled", f"{patient.accession} is {row['state']}")
+        else:
+            expect(row["state"] == "delivered", f"{patient.accession} is {row['state']}")
+            expect(row["acks"] == ["emr AA"], f"{patient.accession}: {row['acks']}")
+            wanted = "critical" if patient.critical else "normal"
+            expect(row["triage"] == wanted, f"{patient.accession} judged {row['triage']}")
+            expect(row["tier"] == "cold", f"{patient.accession} lies on {row['tier']}")
+    return rows, wrong
+
+
+def summary(rows: list[dict[str, Any]]) -> Table:
+    """Return the table of the day: one line a study."""
+    out = Table(title="The morning, study by study (synthetic patients)", title_justify="left")
+    for name in (
+        "accession",
+        "state",
+        "priority",
+        "AI triage",
+        "ordered → scan",
+        "scan → acquired",
+    ):
+        out.add_column(name)
+    for name in ("to triage", "to report delivered", "destinations", "tier"):
+        out.add_column(name)
+    names = ("CRITICAL", "STAT", "HIGH", "MEDIUM", "ROUTINE", "LOW")
+    for row in rows:
+        style = "bold red" if row["triage"] == "critical" else ""
+        out.add_row(
+            row["accession"] or "(no order)",
+            row["state"],
+            names[row["priority"]],
+            row["triage"] or "–",
+            _gap(row["created"], row["started"]),
+            _gap(row["started"], row["acquired"]),
+            _gap(row["acquired"], row["judged"]),
+            _gap(row["acquired"], row["delivered"]),
+            ", ".join(row["acks"]) or "–",
+            row["tier"],
+            style=style,
+        )
+    return out
+
+
+def _gap(start: Any, end: Any) -> str:
+    return "–" if start is None or end is None else f"{(end - start).total_seconds():.1f} s"
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

@@ -1,0 +1,80 @@
+"""The documentation names every setting and every error code, as the code has them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from models import errors
+from models.errors import ANSWERS, OurError, PeerError, SpinechoError, answer_to
+from services.settings import Settings
+
+DOCS = Path(__file__).parents[1] / "docs"
+SETTINGS = (DOCS / "settings.md").read_text(encoding="utf-8")
+ERRORS = (DOCS / "errors.md").read_text(encoding="utf-8")
+HOME = "`/var/lib/spinecho` for root, `~/.local/share/spinecho` for others"
+
+CODED = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, SpinechoError) and kind not in {PeerError, OurError}
+]
+
+
+def default_of(name: str, field: FieldInfo) -> str:
+    if name == "home":
+        return HOME  # it depends on who asks
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value in ((), {}):
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def setting_row(name: str, field: FieldInfo) -> str:
+    return f"| `SPINECHO_{name.upper()}` | {default_of(name, field)} | {field.description} |"
+
+
+def error_row(kind: type[SpinechoError]) -> str:
+    answer = answer_to(kind("as the documentation says it"))
+    told = f"{answer.ack} | {answer.hl7_code} | 0x{answer.dimse:04X} | {answer.http}"
+    return f"| `{kind.code}` | {told} | {(kind.__doc__ or '').splitlines()[0]} |"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_setting_is_documented_as_it_is(name: str) -> None:
+    row = setting_row(name, Settings.model_fields[name])
+    assert row in SETTINGS.splitlines(), f"docs/settings.md lacks this line:\n{row}"
+
+
+def test_no_setting_is_documented_that_is_not_there() -> None:
+    documented = re.findall(r"^\| `SPINECHO_(\w+)` \|", SETTINGS, re.M)
+    assert sorted(documented) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("kind", CODED, ids=lambda kind: kind.code)
+def test_an_error_code_is_documented_as_it_is_answered(kind: type[SpinechoError]) -> None:
+    row = error_row(kind)
+    assert row in ERRORS.splitlines(), f"docs/errors.md lacks this line:\n{row}"
+
+
+def test_no_error_code_is_documented_that_is_not_there() -> None:
+    documented = re.findall(r"^\| `([\w-]+)` \|", ERRORS, re.M)
+    assert sorted(documented) == sorted(kind.code for kind in CODED)
+
+
+def test_error_codes_are_stable_names_of_one_error_each() -> None:
+    codes = [kind.code for kind in ANSWERS]
+    assert len(set(codes)) == len(codes)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((DOCS / "decisions").glob("*.md")), ids=lambda path: path.stem
+)
+def test_a_decision_is_dated_and_says_context_decision_consequences(path: Path) -> None:
+    assert re.match(r"\d{4}-\d\d-\d\d-[a-z0-9-]+\.md$", path.name)
+    headings = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.M)
+    assert headings == ["Context", "Decision", "Consequences"]
