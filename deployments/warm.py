@@ -57,7 +57,7 @@ WORKER_TYPE = "spinecho-warm"
 # After a failed poll; short, because a study may be waiting on the other side of the outage.
 OUTAGE_PAUSE_SECONDS = 1.0
 # While the server announces new runs; for what it does not announce, such as a retry falling due.
-LISTENING_POLL_SECONDS = 2.0
+LISTENING_POLL_SECONDS = 3.0
 OUTAGE_REPORT_SECONDS = 60.0
 CANCEL_CHECK_SECONDS = 5.0
 
@@ -123,6 +123,7 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         self._claim = f"Taken by {name}."
         self._wake = asyncio.Event()
         self._listening = False
+        self._settled = asyncio.Event()
         # Built once: a Settings object takes milliseconds to validate.
         self._patient_settings = get_current_settings()
         self._impatient_settings = self._patient_settings.copy_with_update(
@@ -242,6 +243,7 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
                 buried = True
             if not buried:
                 await anyio.sleep(OUTAGE_PAUSE_SECONDS)
+        self._settled.set()
         while True:
             # Cleared first: a hint that arrives during the poll asks for another one. A freed slot
             # is a hint too.
@@ -262,6 +264,8 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         A poll costs the server 25 ms of processor time, and at four a second three workers kept
         a quarter of a core busy with nothing. With the hint they are sooner and cost nothing.
         """
+        # Two first requests at once would fetch two CSRF tokens, of which the server keeps one.
+        await self._settled.wait()
         outage = _Outage(self._logger, "listening for new runs")
         while True:
             with outage.survive(), self._settings(patient=False):
