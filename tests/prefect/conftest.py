@@ -133,16 +133,18 @@ class Prefect:
             return asyncio.run(asked())
 
     def stop(self) -> None:
-        for process in [*self.workers.values(), self.process]:
-            if process is not None and process.poll() is None:
-                process.terminate()
-        for process in [*self.workers.values(), self.process]:
-            if process is not None:
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        # Workers first, as the supervisor does: a worker says goodbye to the server.
+        for group in ([*self.workers.values()], [self.process]):
+            for process in group:
+                if process is not None and process.poll() is None:
+                    process.terminate()
+            for process in group:
+                if process is not None:
+                    try:
+                        process.wait(15)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+                        process.wait()
 
 
 def free_port() -> int:
