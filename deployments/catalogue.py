@@ -195,9 +195,8 @@ CATALOGUE = Catalogue(
             flow="reconcile",
             pool="clinical",
             queue="urgent",
+            # No limit: a run that died while it held the only slot would end all sweeping.
             description="Stuck work is found and started again.",
-            concurrency_limit=1,
-            skip_when_busy=True,
             schedules=(Every(interval=timedelta(minutes=1)),),
         ),
         Deployment(

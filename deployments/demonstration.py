@@ -33,7 +33,7 @@ def demonstration_settings(inbox: EmrInbox) -> Settings:
     return Settings(
         home=home,
         **{f"{name}_port": port for name, port in ports.items()},  # type: ignore[arg-type]
-        destinations={"EMR": f"mllp://127.0.0.1:{inbox.port}"},
+        destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
         quiet_s=5,
         reconcile_s=20,
     )
@@ -139,7 +139,7 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
             expect(row["state"] == "cancelled", f"{patient.accession} is {row['state']}")
         else:
             expect(row["state"] == "delivered", f"{patient.accession} is {row['state']}")
-            expect(row["acks"] == ["EMR AA"], f"{patient.accession}: {row['acks']}")
+            expect(row["acks"] == ["emr AA"], f"{patient.accession}: {row['acks']}")
             wanted = "critical" if patient.critical else "normal"
             expect(row["triage"] == wanted, f"{patient.accession} judged {row['triage']}")
             expect(row["tier"] == "cold", f"{patient.accession} lies on {row['tier']}")

@@ -165,6 +165,12 @@ def server_environment(*, home: Path, port: int, database_url: str) -> dict[str,
         # Nothing here pauses a run or cleans up infrastructure.
         f"{services}_PAUSE_EXPIRATIONS_ENABLED": "false",
         f"{services}_CLEANUP_RECONCILER_ENABLED": "false",
+        # A restarted server must know whose slots to free, or a limit of one stays taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        # Sixty waiting runs of a sweep that comes every minute help nobody.
+        f"{services}_SCHEDULER_MIN_SCHEDULED_TIME": "PT3M",
         # The rest looks for slow things; it need not look every five seconds.
         f"{services}_LATE_RUNS_LOOP_SECONDS": "20",
         f"{services}_LATE_RUNS_AFTER_SECONDS": "60",

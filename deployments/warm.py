@@ -33,15 +33,17 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkQueueFilter,
+    WorkQueueFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import AsyncClientContext, SettingsContext, get_settings_context
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter, EventRelatedFilter
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings
-from prefect.states import Cancelled, Pending
+from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -55,7 +57,7 @@ WORKER_TYPE = "spinecho-warm"
 # After a failed poll; short, because a study may be waiting on the other side of the outage.
 OUTAGE_PAUSE_SECONDS = 1.0
 # While the server announces new runs; for what it does not announce, such as a retry falling due.
-LISTENING_POLL_SECONDS = 2.0
+LISTENING_POLL_SECONDS = 3.0
 OUTAGE_REPORT_SECONDS = 60.0
 CANCEL_CHECK_SECONDS = 5.0
 
@@ -118,8 +120,10 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         self._poll_seconds = poll_seconds
         self._flow_names: dict[UUID, str] = {}
         self._scopes: dict[UUID, anyio.CancelScope] = {}
+        self._claim = f"Taken by {name}."
         self._wake = asyncio.Event()
         self._listening = False
+        self._settled = asyncio.Event()
         # Built once: a Settings object takes milliseconds to validate.
         self._patient_settings = get_current_settings()
         self._impatient_settings = self._patient_settings.copy_with_update(
@@ -203,8 +207,43 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         settings = self._patient_settings if patient else self._impatient_settings
         return SettingsContext(profile=current.profile, settings=settings)
 
+    async def _bury_predecessor(self) -> None:
+        """Mark as Crashed what a worker of this name took and did not finish.
+
+        It was killed, or it would have; without this nobody knows before three heartbeats are
+        missing. Two workers must not share a name.
+        """
+        left = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(
+                    type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+                )
+            ),
+            work_queue_filter=WorkQueueFilter(
+                name=WorkQueueFilterName(any_=sorted(self._work_queues))
+            ),
+        )
+        for flow_run in left:
+            states = await self.client.read_flow_run_states(flow_run.id)
+            claims = [state.message for state in states if state.type == StateType.PENDING]
+            if claims and claims[-1] == self._claim:
+                self._logger.warning("run %s was left by a killed worker", flow_run.id)
+                await self.client.set_flow_run_state(
+                    flow_run.id, Crashed(message="Its worker was killed."), force=True
+                )
+
     async def _poll_forever(self) -> None:
         outage = _Outage(self._logger, "polling for work")
+        while not self._has_successfully_synced:
+            await anyio.sleep(0.1)
+        buried = False
+        while not buried:
+            with outage.survive(), self._settings(patient=False):
+                await self._bury_predecessor()
+                buried = True
+            if not buried:
+                await anyio.sleep(OUTAGE_PAUSE_SECONDS)
+        self._settled.set()
         while True:
             # Cleared first: a hint that arrives during the poll asks for another one. A freed slot
             # is a hint too.
@@ -225,6 +264,8 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
         A poll costs the server 25 ms of processor time, and at four a second three workers kept
         a quarter of a core busy with nothing. With the hint they are sooner and cost nothing.
         """
+        # Two first requests at once would fetch two CSRF tokens, of which the server keeps one.
+        await self._settled.wait()
         outage = _Outage(self._logger, "listening for new runs")
         while True:
             with outage.survive(), self._settings(patient=False):
@@ -285,7 +326,8 @@ class WarmWorker(BaseWorker[WarmJobConfiguration, WarmVariables, WarmResult]):
     async def _submit(self, flow_run: FlowRun) -> None:
         cancelled = False
         try:
-            state = await propose_state(self.client, Pending(), flow_run_id=flow_run.id)
+            taken: State[Any] = Pending(message=self._claim)
+            state = await propose_state(self.client, taken, flow_run_id=flow_run.id)
             if not state.is_pending():
                 return  # cancelled meanwhile, or held back by a concurrency limit
             flow_run.state = state

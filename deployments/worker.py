@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=1)
     parser.add_argument("--name", required=True)
     parser.add_argument("--poll", type=float, default=None, help="seconds between two polls")
-    parser.add_argument("--grace", type=float, default=20.0, help="seconds to finish runs in hand")
+    parser.add_argument("--grace", type=float, default=8.0, help="seconds to finish runs in hand")
     parser.add_argument("--flows", default="deployments.catalogue:load_flows")
     options = parser.parse_args(argv)
     flows = load_flows(options.flows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 from prefect import get_client, task
 from sqlalchemy import func, select
@@ -14,16 +15,19 @@ from services.database.tables import study as table
 from services.workflow.reconcile import find_open, reissue
 from tasks.parts import parts
 from tasks.stages import PATIENT
+from tasks.sweeper import sweep
 
 
 @task(name="restart stuck stages", **PATIENT)
 async def restart_stuck() -> int:
     """Start again what was handed to Prefect and ended there without being done."""
     p = parts()
-    stages = await asyncio.to_thread(find_open, p.store, p.settings)
-    if not stages:
-        return 0
     async with get_client() as client:
+        # A run whose worker was killed stays Running in Prefect until somebody ends it.
+        await sweep(client, now=datetime.now(UTC))
+        stages = await asyncio.to_thread(find_open, p.store, p.settings)
+        if not stages:
+            return 0
         states = await relay.run_states(client, [s.run_id for s in stages if s.run_id])
     types = {run_id: state.type for run_id, state in states.items()}
     return await asyncio.to_thread(reissue, p.store, stages, types)

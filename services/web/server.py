@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from models.errors import SpinechoError, Unavailable
 from services.database.store import Store
+from services.fhir.api import fhir_app
 from services.journal import configure
 from services.settings import Settings
 from services.web.app import DICOMWEB, FHIR_R4, create_app
@@ -42,18 +43,14 @@ def mounts(settings: Settings, store: Store) -> dict[str, ASGIApp]:
     """Return the applications that are served beside the pages, by path."""
     served: dict[str, ASGIApp] = {}
     try:
-        fhir_app = import_module("services.fhir.api").fhir_app
-    except ImportError:
-        log.warning("FHIR is not part of this build")
-    else:
-        served[FHIR_R4] = fhir_app(store, dicomweb=DICOMWEB)
-    try:
         dicomweb = import_module("services.dicomweb").dicomweb_app
         tiers = import_module("services.archive.tiers").Tiers
     except (ImportError, AttributeError):
         log.warning("DICOMweb is not part of this build")
     else:
         served[DICOMWEB] = dicomweb(store, tiers(settings))
+    # An ImagingStudy names where its images are found only if they are.
+    served[FHIR_R4] = fhir_app(store, dicomweb=DICOMWEB if DICOMWEB in served else None)
     return served
 
 
@@ -105,9 +102,14 @@ def serve(settings: Settings, store: Store) -> None:
         )
     store.check()
     server = build(settings, store)
-    # uvicorn passes the signal on when it has stopped; for us it has then done its work.
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        # Before uvicorn listens for signals it stops at once; afterwards uvicorn passes the
+        # signal on to here, when it has done its work.
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, leave)
     try:
         server.run()
     except SystemExit as error:

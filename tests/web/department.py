@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import insert
 
 from models.finding import Finding, Outcome
 from models.lifecycle import StudyState
@@ -13,6 +15,7 @@ from models.patient import Identifier, Patient, PersonName
 from models.priority import Priority
 from models.study import Instance, Study, new_id, uid_from
 from services.database.store import Store, UnitOfWork
+from services.database.tables import instance
 
 HYDROCEPHALUS = "Marked asymmetric enlargement of the left lateral ventricle, midline shift"
 
@@ -272,14 +275,22 @@ def add(uow: UnitOfWork, case: Case, now: datetime) -> Study:
         description=case.exam,
     )
     uow.timeline.add(study.id, "order.placed", "order placed", actor="EMR", control_id="M1")
-    for record in images(case):
+    # The first image of each series makes the series; the rest go in at once, for speed.
+    for (record, description, number), *others in images(case):
         uow.studies.add_instance(
             study.id,
-            record[0],
+            record,
             source_ae="MR1",
             modality="MR",
-            series_description=record[1],
-            series_number=record[2],
+            series_description=description,
+            series_number=number,
+        )
+        uow.connection.execute(
+            insert(instance),
+            [
+                {**_row(other), "study_id": study.id, "source_ae": "MR1", "received_at": uow.now}
+                for other, _, _ in others
+            ],
         )
     if case.series:
         uow.studies.change(study.id, started_at=start, version=1)
@@ -333,23 +344,30 @@ def judge(uow: UnitOfWork, study: Study, case: Case, now: datetime) -> None:
         uow.reports.found_critical(study.id)
 
 
-def images(case: Case) -> Iterator[tuple[Instance, str, int]]:
-    """Yield every image with its series' description and number."""
+def images(case: Case) -> Iterator[list[tuple[Instance, str, int]]]:
+    """Yield the images of each series, with its description and number."""
     for number, (description, count) in enumerate(case.series, start=1):
-        for image in range(1, count + 1):
-            uid = uid_from("test", case.accession, description, str(image))
-            yield (
-                Instance(
-                    sop_uid=uid,
-                    sop_class="1.2.840.10008.5.1.4.1.1.4",
-                    series_uid=uid_from("test", case.accession, description),
-                    study_uid=case.study_uid,
-                    transfer_syntax="1.2.840.10008.1.2.1",
-                    number=image,
-                    path=f"{uid}.dcm",
-                    size=131_072,
-                    digest="0" * 64,
-                ),
-                description,
-                number,
-            )
+        yield [
+            (_image(case, description, image), description, number) for image in range(1, count + 1)
+        ]
+
+
+def _image(case: Case, description: str, number: int) -> Instance:
+    uid = uid_from("test", case.accession, description, str(number))
+    return Instance(
+        sop_uid=uid,
+        sop_class="1.2.840.10008.5.1.4.1.1.4",
+        series_uid=uid_from("test", case.accession, description),
+        study_uid=case.study_uid,
+        transfer_syntax="1.2.840.10008.1.2.1",
+        number=number,
+        path=f"{uid}.dcm",
+        size=131_072,
+        digest="0" * 64,
+    )
+
+
+def _row(image: Instance) -> dict[str, object]:
+    row = asdict(image)
+    del row["study_uid"]
+    return row | {"tier": image.tier.value}
