@@ -69,14 +69,3 @@ class Deliveries:
                 .order_by(report.c.version, delivery.c.destination)
             )
         )
-
-    def unaccepted(self) -> list[Row[Any]]:
-        """Return deliveries that no destination has accepted, oldest report first."""
-        return list(
-            self._connection.execute(
-                select(delivery, report.c.study_id, report.c.version)
-                .join_from(delivery, report)
-                .where(delivery.c.state != "accepted")
-                .order_by(report.c.signed_at)
-            )
-        )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.finding import Finding
@@ -64,13 +64,6 @@ class Studies:
             select(table).where(table.c.accession == accession).order_by(table.c.created_at)
         )
         return [_study(row) for row in rows]
-
-    def find_by_order(self, order_id: str) -> Study | None:
-        """Return the study of this order, or None."""
-        row = self._connection.execute(
-            select(table).where(table.c.order_id == order_id)
-        ).one_or_none()
-        return None if row is None else _study(row)
 
     def priors(self, study_id: str, patient_id: str) -> list[Study]:
         """Return the patient's other studies that have images, newest first."""
@@ -224,13 +217,6 @@ class Studies:
                 .order_by(series.c.number, series.c.series_uid, instance.c.number)
             )
         )
-
-    def last_received(self, study_id: str) -> datetime | None:
-        """Return when the newest instance arrived, or None."""
-        newest: datetime | None = self._connection.execute(
-            select(func.max(instance.c.received_at)).where(instance.c.study_id == study_id)
-        ).scalar_one()
-        return newest
 
     def set_tier(self, study_id: str, tier: Tier, paths: Sequence[tuple[str, str]]) -> None:
         """Point the study and its instances, given as (SOP UID, path), to `tier`."""
@@ -393,12 +379,6 @@ class Studies:
         """Set columns of a migration."""
         self._connection.execute(
             update(migration).where(migration.c.id == migration_id).values(**values)
-        )
-
-    def forget_migration(self, migration_id: int) -> None:
-        """Drop a migration that was planned and never begun."""
-        self._connection.execute(
-            delete(migration).where(migration.c.id == migration_id, migration.c.state == "planned")
         )
 
 

@@ -9,13 +9,17 @@ from sqlalchemy import func, select
 
 from models.lifecycle import MigrationEvent, MigrationState, StudyState, move
 from models.tier import Tier
-from services.archive.tiers import DamagedCopy, Tiers
+from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.database.tables import instance, migration
 from services.database.tables import study as table
 from services.settings import Settings
 
 MOVABLE = tuple(s.value for s in (StudyState.FINAL, StudyState.DELIVERED, StudyState.DISCONTINUED))
+
+_STEPS = (MigrationEvent.COPY, MigrationEvent.VERIFY, MigrationEvent.SWITCH)
+_ROUNDS = 3
+"""How often what arrived during the copying is copied too, before the next night has its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,11 @@ def begin_moves(store: Store, settings: Settings, as_of: datetime) -> list[str]:
 def migrate(store: Store, tiers: Tiers, study_id: str) -> str:
     """Take a study's open migration to its end from wherever it stands; return the tier.
 
+    Every file is copied from the tier on which it lies and read back, also after a crash: a copy
+    that is there and reads back well costs one reading. Only a file whose pointer says that it
+    lies on the target is deleted elsewhere, so that an image which arrived meanwhile stays. A
+    legal hold stops it before the pointer is switched and before anything is deleted.
+
     Raises
     ------
     DamagedCopy
@@ -90,46 +99,56 @@ def migrate(store: Store, tiers: Tiers, study_id: str) -> str:
     """
     with store() as uow:
         job = uow.studies.open_migration(study_id)
-        files = uow.studies.instances(study_id)
         tier = uow.studies.get(study_id).tier
     if job is None:
         return tier.value
-    source, target, state = Tier(job.source), Tier(job.target), MigrationState(job.state)
+    target, state = Tier(job.target), MigrationState(job.state)
+    if state is not MigrationState.SWITCHED and not _bring_down(store, tiers, study_id, job.id):
+        return tier.value
+    with store() as uow:
+        if uow.studies.get(study_id).legal_hold:
+            return target.value
+        moved = [f for f in uow.studies.instances(study_id) if f.tier == target.value]
+    warmer = list(Tier)[: list(Tier).index(target)]
+    for file in moved:
+        for above in warmer:
+            tiers.delete(above, file.path)
+    with store() as uow:
+        after = move(MigrationState.SWITCHED, MigrationEvent.DELETE)
+        uow.studies.change_migration(job.id, state=after.value, done_at=uow.now)
+    return target.value
 
-    def reached(event: MigrationEvent) -> MigrationState:
-        after = move(state, event)
-        with store() as uow:
-            uow.studies.change_migration(job.id, state=after.value)
-        return after
 
-    if state is MigrationState.PLANNED:
-        tiers.copy_all(source, target, [(f.path, f.digest) for f in files])
-        state = reached(MigrationEvent.COPY)
-    if state is MigrationState.COPIED:
-        damaged = [f for f in files if not tiers.verify(target, f.path, f.digest)]
-        if damaged:
-            raise DamagedCopy(f"{len(damaged)} of {len(files)} copies do not read back")
-        state = reached(MigrationEvent.VERIFY)
-    if state is MigrationState.VERIFIED:
+def _bring_down(store: Store, tiers: Tiers, study_id: str, job_id: int) -> bool:
+    """Copy, read back and switch; return False if the study is held or images keep arriving."""
+    for _ in range(_ROUNDS):
         with store() as uow:
-            # What arrived meanwhile lies on the hot tier and was not copied: start over.
+            job = uow.studies.open_migration(study_id)
+            held = uow.studies.get(study_id).legal_hold
+            files = uow.studies.instances(study_id)
+        if job is None or held:
+            return False
+        target, state = Tier(job.target), MigrationState(job.state)
+        for file in files:
+            if file.tier != target.value:
+                tiers.copy(Tier(file.tier), target, file.path, file.digest)
+        with store() as uow:
+            # The lock keeps an arriving image out until the pointer is switched.
             study = uow.studies.get(study_id, lock=True)
-            now_there = {f.sop_uid for f in uow.studies.instances(study.id)}
-            if now_there != {f.sop_uid for f in files}:
-                uow.studies.change_migration(job.id, state=MigrationState.PLANNED.value)
-                return source.value
+            if study.legal_hold:
+                return False
+            arrived = {f.sop_uid for f in uow.studies.instances(study_id)}
+            if arrived != {f.sop_uid for f in files}:
+                continue
+            for event in _STEPS[list(MigrationState).index(state) :]:
+                state = move(state, event)
             uow.studies.set_tier(study_id, target, [(f.sop_uid, f.path) for f in files])
-            state = move(state, MigrationEvent.SWITCH)
-            uow.studies.change_migration(job.id, state=state.value)
+            uow.studies.change_migration(job_id, state=state.value)
             uow.timeline.add(
                 study_id,
                 "study.migrated",
-                f"{len(files)} instances verified on {target.value}, moved from {source.value}",
+                f"{len(files)} instances verified on {target.value}, moved from {study.tier.value}",
                 bytes=sum(f.size for f in files),
             )
-    for file in files:
-        tiers.delete(source, file.path)
-    with store() as uow:
-        after = move(state, MigrationEvent.DELETE)
-        uow.studies.change_migration(job.id, state=after.value, done_at=uow.now)
-    return target.value
+        return True
+    return False
