@@ -10,6 +10,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from services.database.tables import delivery, report
 
+SETTLED = ("accepted", "rejected", "superseded")
+"""States after which a delivery is never sent again by itself."""
+
 
 class Deliveries:
     """Repository of deliveries, one per report version and destination."""
@@ -32,13 +35,13 @@ class Deliveries:
         )
 
     def claim(self, report_id: str, destination: str) -> Row[Any] | None:
-        """Lock a delivery for sending; None if it is accepted or somebody else is sending it."""
+        """Lock a delivery for sending; None if it is settled or somebody else is sending it."""
         return self._connection.execute(
             select(delivery)
             .where(
                 delivery.c.report_id == report_id,
                 delivery.c.destination == destination,
-                delivery.c.state != "accepted",
+                delivery.c.state.not_in(SETTLED),
             )
             .with_for_update(skip_locked=True)
         ).one_or_none()

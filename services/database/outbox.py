@@ -55,7 +55,7 @@ class Outbox:
         )
         rows = self._connection.execute(
             select(outbox)
-            .where(outbox.c.dispatched_at.is_(None))
+            .where(outbox.c.dispatched_at.is_(None), outbox.c.done_at.is_(None))
             .order_by(urgency, outbox.c.id)
             .limit(limit)
         )
@@ -98,6 +98,17 @@ class Outbox:
     def reissue(self, stage_id: int) -> None:
         """Let the relay create a new run: created is not done."""
         self._set(stage_id, dispatched_at=None, run_id=None, attempt=outbox.c.attempt + 1)
+        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+
+    def reopen(self, subject: str, flow: str) -> None:
+        """Let a stage run again that was done while something was missing."""
+        self._connection.execute(
+            update(outbox)
+            .where(
+                outbox.c.subject == subject, outbox.c.flow == flow, outbox.c.done_at.is_not(None)
+            )
+            .values(dispatched_at=None, started_at=None, done_at=None, attempt=outbox.c.attempt + 1)
+        )
         self._connection.execute(text(f"NOTIFY {CHANNEL}"))
 
     def of_study(self, subject: str) -> list[Row[Any]]:

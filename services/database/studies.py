@@ -354,6 +354,14 @@ class Studies:
             query = query.where(desk.c.study_id == study_id)
         return list(self._connection.execute(query))
 
+    def resolve_desk(self, study_id: str, kind: str, by: str) -> None:
+        """Take the study's rows of one kind off the desk."""
+        self._connection.execute(
+            update(desk)
+            .where(desk.c.study_id == study_id, desk.c.kind == kind, desk.c.resolved_at.is_(None))
+            .values(resolved_at=self._now, resolved_by=by)
+        )
+
     def open_migration(self, study_id: str, *, lock: bool = False) -> Row[Any] | None:
         """Return the study's unfinished migration, or None."""
         query = select(migration).where(

@@ -9,6 +9,7 @@ from typing import Any
 from models.errors import Unavailable
 from models.lifecycle import ReportStatus, StudyEvent
 from models.report import Report
+from services.database.deliveries import SETTLED
 from services.database.store import Store, UnitOfWork
 from services.hl7.results import build_oru
 from services.hl7.sender import send
@@ -85,7 +86,7 @@ def deliver(
         delivery = uow.deliveries.claim(report.id, destination)
         if delivery is None:
             known = uow.deliveries.get(report.id, destination)
-            state = "accepted" if known.state == "accepted" else "busy"
+            state = known.state if known.state in SETTLED else "busy"
             return Delivered(destination=destination, state=state, ack_code=known.ack_code or "")
         newest = uow.reports.of_study(study_id)[-1]
         if newest.version > version and newest.status is not ReportStatus.PRELIMINARY:
@@ -140,7 +141,7 @@ def settle(store: Store, study_id: str, version: int) -> bool:
     with store() as uow:
         study = uow.studies.get(study_id, lock=True)
         report = _version(uow, study_id, version)
-        if report is None:
+        if report is None or study.order_id is None:
             return False
         mine = [d for d in uow.deliveries.of_study(study_id) if d.version == version]
         if any(d.state not in {"accepted", "superseded"} for d in mine):

@@ -13,6 +13,7 @@ from models.patient import Identifier, Patient, PersonName
 from models.request import OrderControl, OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
 from services.database.store import UnitOfWork
+from services.workflow.identification import Claim, contradictions
 
 _MUTABLE = (
     "filler_number",
@@ -158,6 +159,7 @@ def _new_order(
     study_uid = request.study_uid or new_uid()
     if uow.orders.find_by_study_uid(study_uid) is not None:
         raise DuplicateKey("the Study UID belongs to another order", location="ZDS^1^1")
+    exam = _exam_before_order(uow, study_uid, patient)
     order = _changed(
         Order(
             id=new_id(),
@@ -184,6 +186,8 @@ def _new_order(
         priority=order.priority,
         description=order.procedure.meaning or order.procedure.value,
     )
+    if exam is not None:
+        _join(uow, exam, order)
     uow.timeline.add(
         study.id,
         "order.placed",
@@ -194,6 +198,42 @@ def _new_order(
     )
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, "1", order.priority)
     return study
+
+
+def _exam_before_order(uow: UnitOfWork, study_uid: str, patient: Patient) -> Study | None:
+    """Return the unordered exam that has this UID, once it is certain to be this patient's."""
+    exam = uow.studies.find(study_uid, lock=True)
+    if exam is None:
+        return None
+    row = uow.studies.row(exam.id)
+    claim = Claim(name=row.dicom_patient_name, patient_id=row.dicom_patient_id)
+    contradicting = contradictions(uow, claim, patient.id)
+    if exam.patient_id not in (None, patient.id):
+        contradicting.append("patient")
+    if contradicting:
+        raise InvalidValue(
+            "images with this Study UID are here and say otherwise of their patient: "
+            + ", ".join(contradicting),
+            location="ZDS^1^1",
+        )
+    return exam
+
+
+def _join(uow: UnitOfWork, exam: Study, order: Order) -> None:
+    uow.studies.change(
+        exam.id,
+        order_id=order.id,
+        patient_id=order.patient_id,
+        accession=order.accession,
+        priority=int(exam.priority.raised_to(order.priority)),
+        description=order.procedure.meaning or order.procedure.value,
+    )
+    # The exam is done: its step must not appear on a worklist and be done again.
+    uow.orders.set_step_status(order.id, StepState.COMPLETED)
+    uow.studies.resolve_desk(exam.id, "no-order", order.sender)
+    uow.timeline.add(exam.id, "order.joined", "the order came after its images and joined them")
+    # A report that was held for want of an order can go out.
+    uow.outbox.reopen(exam.id, "report_delivery")
 
 
 def _change_order(
