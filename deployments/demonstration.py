@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 from sqlalchemy import select
 
+from models.priority import Priority
 from services.database.store import Store
 from services.database.tables import desk, imaging_order, outbox
 from services.database.tables import study as table
@@ -149,24 +150,19 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
 def summary(rows: list[dict[str, Any]]) -> Table:
     """Return the table of the day: one line a study."""
     out = Table(title="The morning, study by study (synthetic patients)", title_justify="left")
-    for name in (
-        "accession",
-        "state",
-        "priority",
-        "AI triage",
-        "ordered → scan",
-        "scan → acquired",
-    ):
-        out.add_column(name)
-    for name in ("to triage", "to report delivered", "destinations", "tier"):
-        out.add_column(name)
-    names = ("CRITICAL", "STAT", "HIGH", "MEDIUM", "ROUTINE", "LOW")
+    out.add_column("accession", no_wrap=True)
+    for name in ("state", "priority", "AI triage"):
+        out.add_column(name, no_wrap=True)
+    # Seconds: order to scan, scan to complete, from there to the finding and to the last ACK.
+    for name in ("scan", "complete", "finding", "report"):
+        out.add_column(f"{name} s", justify="right", no_wrap=True)
+    for name in ("ACK", "tier"):
+        out.add_column(name, no_wrap=True)
     for row in rows:
-        style = "bold red" if row["triage"] == "critical" else ""
         out.add_row(
-            row["accession"] or "(no order)",
+            row["accession"] or "no order",
             row["state"],
-            names[row["priority"]],
+            Priority(row["priority"]).name,
             row["triage"] or "–",
             _gap(row["created"], row["started"]),
             _gap(row["started"], row["acquired"]),
@@ -174,13 +170,13 @@ def summary(rows: list[dict[str, Any]]) -> Table:
             _gap(row["acquired"], row["delivered"]),
             ", ".join(row["acks"]) or "–",
             row["tier"],
-            style=style,
+            style="bold red" if row["triage"] == "critical" else "",
         )
     return out
 
 
 def _gap(start: Any, end: Any) -> str:
-    return "–" if start is None or end is None else f"{(end - start).total_seconds():.1f} s"
+    return "–" if start is None or end is None else f"{(end - start).total_seconds():.1f}"
 
 
 def _free_ports(count: int) -> list[int]:

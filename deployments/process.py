@@ -39,7 +39,11 @@ def main(name: str) -> None:
     wait_for_store(settings)
     log.info("process.start", name=name)
     if name == "prefect":
-        from deployments.prefect_server import server_command, server_environment
+        from deployments.prefect_server import (
+            process_environment,
+            server_command,
+            server_environment,
+        )
 
         environment = server_environment(
             home=settings.home,
@@ -47,7 +51,7 @@ def main(name: str) -> None:
             database_url=settings.prefect_store_url,
         )
         command = server_command(port=settings.prefect_port)
-        os.execvpe(command[0], command, {**os.environ, **environment})
+        os.execvpe(command[0], command, process_environment(environment))
     if name in {"hl7", "dicom", "web"}:
         runpy.run_module(f"services.{name}.server", run_name="__main__")
         return
@@ -81,9 +85,12 @@ def wait_for_store(settings: Settings) -> None:
 
 def _use_prefect(settings: Settings) -> None:
     # Prefect reads its settings when it is imported, so the environment comes first.
-    from deployments.prefect_server import client_environment
+    # An operator's shell may carry another installation's; study ids must not go there.
+    from deployments.prefect_server import client_environment, process_environment
 
-    os.environ.update(client_environment(home=settings.home, port=settings.prefect_port))
+    wanted = process_environment(client_environment(home=settings.home, port=settings.prefect_port))
+    os.environ.clear()
+    os.environ.update(wanted)
 
 
 def _exec_guarded(command: list[str]) -> None:

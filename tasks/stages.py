@@ -9,16 +9,18 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
-from prefect import task
-from prefect.artifacts import acreate_table_artifact
+from prefect import get_client, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from services.dicom.commitment import answer_open_commitments
 from services.hl7.conformance import check_structure
 from services.workflow import delivery, escalation, migration, reconcile, triage
 from services.workflow.acquisition import judge_completeness, studies_to_judge
+from tasks.artifacts import show_timeline
 from tasks.parts import model, parts
 
 T = TypeVar("T")
@@ -66,8 +68,11 @@ async def finish(flow: str, subject: str) -> None:
                 for e in uow.timeline.of_study(study_id)
             ]
 
-    table = await _apart(mark)
-    await acreate_table_artifact(key=f"study-{study_id}", table=table, description="Timeline")
+    rows = await _apart(mark)
+    async with get_client() as client:
+        await show_timeline(
+            client, study_id=study_id, rows=rows, flow_run_id=flow_run.id and UUID(flow_run.id)
+        )
 
 
 @task(name="check structure", **PATIENT)

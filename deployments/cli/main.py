@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.installation import installation
+from deployments.installation import forget, installation
 from models.errors import SpinechoError
 from services import journal
 from services.settings import Settings
@@ -196,7 +196,9 @@ def demo(
                 demonstration.let_time_pass(settings, days)
             rows, wrong = demonstration.end_state(store, log, inbox)
             store.close()
-            console.print(demonstration.summary(rows))
+            # Wide enough for every column where nobody can widen the window.
+            wide = console if console.is_terminal else Console(width=120)
+            wide.print(demonstration.summary(rows))
             for problem in wrong:
                 console.print(f"[red]wrong[/red]: {problem}", highlight=False)
             if not wrong:
@@ -209,7 +211,10 @@ def demo(
     finally:
         inbox.close()
     if wrong:
+        console.print(f"its logs and data stay in {settings.home}", highlight=False)
         raise typer.Exit(1)
+    if not keep:
+        forget(settings)
 
 
 @app.callback()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from models.errors import Unavailable
 from services.database.store import Store
 from services.hl7.listener import MllpListener
 from services.journal import configure
@@ -13,7 +14,18 @@ from services.workflow.messages import keep_fragment, receive_message
 
 
 async def serve(settings: Settings, store: Store) -> MllpListener:
-    """Start the listener on the configured address and return it."""
+    """Start the listener on the configured address and return it.
+
+    Raises
+    ------
+    Unavailable
+        If it would speak cleartext off loopback and no setting allows that.
+    """
+    if not (settings.is_loopback or settings.allow_cleartext):
+        raise Unavailable(
+            f"refusing cleartext HL7 on {settings.host}; set SPINECHO_ALLOW_CLEARTEXT=1 if the "
+            "network is trusted"
+        )
 
     def receive(message: bytes, peer: str) -> bytes | None:
         answered = receive_message(store, message, peer=peer, settings=settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hl7.client import MLLPClient
 
+from models.errors import Unavailable
 from models.lifecycle import StudyState
 from models.priority import Priority
 from services.database.store import Store
@@ -210,6 +211,12 @@ def test_an_acknowledgement_is_never_acknowledged(port: int) -> None:
             received += peer.recv(4096)
     assert received.count(b"\x0b") == 1
     assert b"MSA|AA|T1" in received
+
+
+def test_cleartext_off_loopback_is_refused(store: Store, settings: Settings) -> None:
+    open_to_all = settings.model_copy(update={"host": "0.0.0.0", "hl7_port": 0})
+    with pytest.raises(Unavailable, match="SPINECHO_ALLOW_CLEARTEXT"):
+        asyncio.run(serve(open_to_all, store))
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the public corpora are not beside this checkout")
