@@ -19,7 +19,8 @@ help: ## Show this list
 		|| $(PYTHON) -m venv --clear .venv \
 		|| { echo "No virtual environment could be made; on Debian, install python3-venv." >&2; exit 1; }
 	@echo "Installing the locked packages (a few minutes the first time) ..."
-	@$(PIP) install --require-hashes -r requirements.lock
+	@# The lock is complete; a resolver would look past the pin of a package asked for with an extra.
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -43,7 +44,7 @@ docs: .venv/.ready ## Check that every setting and every error code is documente
 
 lock: ## Resolve the dependencies anew (needs uv)
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --no-strip-extras --all-extras --group dev pyproject.toml -o requirements.lock
+		--no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the virtual environment and the caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
