@@ -8,6 +8,8 @@ from threading import Condition
 from time import monotonic
 from typing import Any
 
+from pynetdicom import evt
+
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
@@ -33,10 +35,18 @@ class CommitmentBox:
     """Keeps results by transaction until somebody asks for them."""
 
     def __init__(self) -> None:
+        self._unanswered: dict[Any, CommitResult] = {}
         self._results: dict[str, CommitResult] = {}
-        self._arrived = Condition()
+        self._changed = Condition()
 
-    def keep(self, event: Any, same_association: bool) -> tuple[int, None]:
+    def handlers(self, *, same_association: bool) -> list[tuple[Any, ...]]:
+        """Return what an association has to be bound to so that its results come here."""
+        return [
+            (evt.EVT_N_EVENT_REPORT, self.take, [same_association]),
+            (evt.EVT_PDU_SENT, self._sent),
+        ]
+
+    def take(self, event: Any, same_association: bool) -> tuple[int, None]:
         """Take an N-EVENT-REPORT; event type 2 carries failures beside the successes."""
         report = event.event_information
         result = CommitResult(
@@ -51,20 +61,32 @@ class CommitmentBox:
             ),
             same_association=same_association,
         )
-        with self._arrived:
-            self._results[result.transaction_uid] = result
-            self._arrived.notify_all()
+        with self._changed:
+            self._unanswered[event.assoc] = result
         return 0x0000, None
+
+    def _sent(self, event: Any) -> None:
+        # Whoever waits releases the association at once. pynetdicom would let the release overtake
+        # the response, which is a protocol error (PS3.8 §9.2: P-DATA while a release is awaited),
+        # so a result counts once something was sent after it: its response.
+        with self._changed:
+            result = self._unanswered.pop(event.assoc, None)
+            if result is not None:
+                self._results[result.transaction_uid] = result
+                self._changed.notify_all()
 
     def wait(
         self, transaction_uid: str, timeout_s: float, hopeless: Callable[[], bool]
     ) -> CommitResult | None:
         """Wait for a result; None when time ran out or waiting has become hopeless."""
         deadline = monotonic() + timeout_s
-        with self._arrived:
+        with self._changed:
             while transaction_uid not in self._results:
                 left = deadline - monotonic()
-                if left <= 0 or hopeless():
+                coming = any(
+                    r.transaction_uid == transaction_uid for r in self._unanswered.values()
+                )
+                if (left <= 0 and not coming) or hopeless():
                     return None
-                self._arrived.wait(min(left, 0.2))
+                self._changed.wait(min(max(left, 0.01), 0.2))
             return self._results[transaction_uid]

@@ -111,7 +111,7 @@ class Scanner:
             block=False,
             evt_handlers=[
                 (evt.EVT_C_ECHO, lambda _: SUCCESS),
-                (evt.EVT_N_EVENT_REPORT, self._box.keep, [False]),
+                *self._box.handlers(same_association=False),
             ],
         )
         self._server = server
@@ -272,8 +272,7 @@ class Scanner:
             transaction = str(generate_uid(prefix=None))
             request = dataset({"TransactionUID": transaction, "ReferencedSOPSequence": references})
             with self._association(
-                [StorageCommitmentPushModel],
-                [(evt.EVT_N_EVENT_REPORT, self._box.keep, [True])],
+                [StorageCommitmentPushModel], self._box.handlers(same_association=True)
             ) as assoc:
                 reply, _ = assoc.send_n_action(
                     request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance

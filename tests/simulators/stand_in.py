@@ -41,6 +41,7 @@ class StandIn:
         self.orders = {}  # accession -> fields
         self.steps = {}  # MPPS UID -> Dataset
         self.changes = []  # (MPPS UID, Dataset) of every N-SET
+        self.answers = []  # to N-EVENT-REPORTs on the association of the request
         self.instances = {}  # SOP Instance UID -> Dataset
         self.stores = Counter()
         self.reports = {}  # study UID -> list of bodies
@@ -273,7 +274,8 @@ class StandIn:
         kind = 2 if failed else 1
         if self.same_association:
             if assoc.is_established:
-                assoc.send_n_event_report(result, kind, model, instance)
+                status, _ = assoc.send_n_event_report(result, kind, model, instance)
+                self.answers.append(status.get("Status"))
             return
         ae = AE("SPINECHO")
         ae.add_requested_context(model)

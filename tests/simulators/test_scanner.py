@@ -17,6 +17,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 
 from services.simulators.anatomy import head
+from services.simulators.commitment import CommitmentBox
 from services.simulators.emr import Emr
 from services.simulators.header import Exam, dataset, uid
 from services.simulators.imaging import classic_mr, enhanced_mr
@@ -260,9 +261,17 @@ def test_an_unscheduled_exam_has_one_empty_step(department, volume):
     assert result.commitment.committed == result.instance_uids
 
 
-def test_commitment_on_the_same_association(department, volume):
+def test_commitment_on_the_same_association(department, volume, monkeypatch):
     scanner, engine = department
     engine.same_association = True
+
+    class SlowBox(CommitmentBox):
+        def take(self, event, same_association):
+            answer = super().take(event, same_association)
+            time.sleep(0.3)  # a release in this moment would overtake the answer
+            return answer
+
+    monkeypatch.setattr(scanner, "_box", SlowBox())
     images = classic_mr(
         volume,
         Exam(
@@ -278,6 +287,7 @@ def test_commitment_on_the_same_association(department, volume):
     assert result.same_association
     assert len(result.committed) == 7
     assert result.failed == ((images[-1].SOPInstanceUID, 0x0112),)
+    assert engine.answers == [0x0000]
 
 
 def test_an_association_cut_in_the_middle_loses_and_doubles_nothing(volume):
