@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployments.cli.ingest import ingest
 from deployments.installation import forget, installation
 from models.errors import SpinechoError
 from services import journal
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 study_app = typer.Typer(no_args_is_help=True, help="Where a study is, and why.")
 app.add_typer(study_app, name="study")
+app.command()(ingest)
 console = Console()
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -97,43 +98,6 @@ def study_show(accession: str, as_json: AsJson = False) -> None:
         return
     for story in stories:
         _print_story(story)
-
-
-@app.command()
-def ingest(directory: Path, as_json: AsJson = False) -> None:
-    """File every DICOM file below DIRECTORY as if a scanner had sent it."""
-    import shutil
-
-    from services.archive.tiers import Tiers
-    from services.database.store import Store
-    from services.workflow.acquisition import association_ended, receive_instance
-    from services.workflow.filing import Reception
-
-    settings = Settings()
-    store, tiers = Store(settings.store_url, pool_size=2), Tiers(settings)
-    reception = Reception(source_ae="INGEST")
-    counts = {"stored": 0, "refused": 0}
-    try:
-        store.check()
-        incoming = tiers.incoming("ingest")
-        for file in sorted(p for p in directory.rglob("*") if p.is_file()):
-            copy = incoming / f"{counts['stored'] + counts['refused']}.dcm"
-            shutil.copyfile(file, copy)
-            try:
-                receive_instance(store, tiers, copy, source_ae="INGEST", reception=reception)
-                counts["stored"] += 1
-            except SpinechoError as error:
-                counts["refused"] += 1
-                console.print(f"[yellow]{file.name}[/yellow]: {error}", highlight=False)
-        association_ended(store, reception)
-    except SpinechoError as error:
-        _fail(error)
-    finally:
-        store.close()
-    if as_json:
-        typer.echo(json.dumps(counts))
-    else:
-        console.print(f"{counts['stored']} stored, {counts['refused']} kept in quarantine")
 
 
 @app.command()
