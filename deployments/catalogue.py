@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeAlias, cast
 
@@ -35,6 +35,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from deployments.warm import WarmWorker
+from services.settings import Settings
 
 Action: TypeAlias = Literal["created", "updated"]
 
@@ -232,6 +233,20 @@ CATALOGUE = Catalogue(
         ),
     ),
 )
+
+
+def catalogue_for(settings: Settings) -> Catalogue:
+    """Return the catalogue with the sweep at the interval that an installation has chosen."""
+    interval = timedelta(seconds=settings.reconcile_s)
+    return replace(
+        CATALOGUE,
+        deployments=tuple(
+            replace(each, schedules=(Every(interval=interval),))
+            if each.flow == "reconcile"
+            else each
+            for each in CATALOGUE.deployments
+        ),
+    )
 
 
 def load_flows() -> dict[str, Flow[..., Any]]:

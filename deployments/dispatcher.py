@@ -11,7 +11,7 @@ import structlog
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
-from deployments.catalogue import apply, load_flows
+from deployments.catalogue import apply, catalogue_for, load_flows
 from models.events import Stage
 from services import relay
 from services.database.outbox import CHANNEL
@@ -33,7 +33,7 @@ async def main(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         async with get_client() as client:
-            await _patiently_apply(client)
+            await _patiently_apply(client, settings)
             await restart_interrupted(client, store)
             await relay_forever(client, store, settings)
     except asyncio.CancelledError:
@@ -90,10 +90,10 @@ async def _start(client: PrefectClient, store: Store, settings: Settings, stage:
         uow.outbox.dispatched(stage, run_id)
 
 
-async def _patiently_apply(client: PrefectClient) -> None:
+async def _patiently_apply(client: PrefectClient, settings: Settings) -> None:
     while True:
         try:
-            changes = await apply(client, flows=load_flows())
+            changes = await apply(client, flows=load_flows(), catalogue=catalogue_for(settings))
         except httpx.HTTPError as error:
             log.info("relay.waiting_for_prefect", reason=type(error).__name__)
             await asyncio.sleep(_LOOK_S)

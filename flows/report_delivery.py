@@ -15,6 +15,9 @@ async def report_delivery(subject: str) -> None:
     await begin("report_delivery", subject)
     study_id, version = split(subject)
     destinations = await plan_deliveries(study_id, version)
+    if destinations is None:
+        # Held, and closed as such in the same commit: the order, when it comes, opens it again.
+        return
     sent = await asyncio.gather(
         *(deliver(study_id, version, destination) for destination in destinations),
         return_exceptions=True,

@@ -142,8 +142,8 @@ async def announce_critical(study_id: str) -> bool:
 
 
 @task(name="plan deliveries", **PATIENT)
-async def plan_deliveries(study_id: str, version: str) -> list[str]:
-    """Write down what is to be sent where."""
+async def plan_deliveries(study_id: str, version: str) -> list[str] | None:
+    """Write down what is to be sent where; None while the study has no order."""
     p = parts()
     return await _apart(
         lambda: delivery.plan_deliveries(p.store, p.settings, study_id, int(version))

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from deployments.cli import archive, demo, hl7, simulate, study, system, triage
+from deployments.cli import archive, demo, hl7, ingest, simulate, study, system, triage
 from services import journal
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 for command in (
     *(system.up, system.doctor, demo.demo, simulate.simulate),
-    study.ingest,
+    ingest.ingest,
 ):
     app.command()(command)
 for name, group in {

@@ -73,9 +73,15 @@ class Outbox:
             .values(started_at=self._now)
         )
 
-    def done(self, subject: str, flow: str, version: str, error: str | None = None) -> None:
-        """Record that the stage is finished; `error` says that it is given up."""
-        self._connection.execute(
+    def done(self, subject: str, flow: str, version: str, error: str | None = None) -> bool:
+        """Record that the stage is finished; `error` says that it is given up.
+
+        Returns
+        -------
+        bool
+            False if it was finished before, or never begun.
+        """
+        closed = self._connection.execute(
             update(outbox)
             .where(
                 outbox.c.subject == subject,
@@ -84,7 +90,9 @@ class Outbox:
                 outbox.c.done_at.is_(None),
             )
             .values(done_at=self._now, error=error)
+            .returning(outbox.c.id)
         )
+        return closed.first() is not None
 
     def open(self, before: datetime | None = None) -> list[Row[Any]]:
         """Return stages that were dispatched (before `before`) and are not done."""

@@ -26,8 +26,12 @@ class Delivered:
     ack_code: str = ""
 
 
-def plan_deliveries(store: Store, settings: Settings, study_id: str, version: int) -> list[str]:
+def plan_deliveries(
+    store: Store, settings: Settings, study_id: str, version: int
+) -> list[str] | None:
     """Write down what is to be sent where, before anything is sent; return the destinations.
+
+    None says that the report is held, and its stage closed, until the study has an order.
 
     The bytes are kept in the message log now, so that every attempt, also after a crash, sends the
     same message under the same control id.
@@ -36,14 +40,16 @@ def plan_deliveries(store: Store, settings: Settings, study_id: str, version: in
         report = _version(uow, study_id, version)
         if report is None:
             return []
-        if uow.studies.get(study_id).order_id is None:
-            # Nobody placed it: a report under a guessed patient must not reach a chart.
-            uow.timeline.add(
-                study_id,
-                "report.held",
-                f"report version {version} waits until the desk has found the study's order",
-            )
-            return []
+        if uow.studies.get(study_id, lock=True).order_id is None:
+            # Nobody placed it: a report under a guessed patient must not reach a chart. Closed
+            # here, under the study's lock, so that an order which comes now opens it again.
+            if uow.outbox.done(study_id, "report_delivery", str(version)):
+                uow.timeline.add(
+                    study_id,
+                    "report.held",
+                    f"report version {version} waits until the desk has found the study's order",
+                )
+            return None
         for destination in settings.destinations:
             control_id = _control_id(report, destination)
             uow.deliveries.plan(report.id, destination, control_id)

@@ -117,7 +117,14 @@ def test_a_report_without_an_order_waits_for_the_desk(store: Store, configured: 
     with store() as uow:
         study = uow.studies.ensure(UID, state=StudyState.ACQUIRED)
     sign(store, "final", "No abnormality.")
-    assert plan_deliveries(store, configured, study.id, 1) == []
+    for _ in range(2):
+        assert plan_deliveries(store, configured, study.id, 1) is None
     assert not settle(store, study.id, 1)
     with store() as uow:
         assert uow.studies.get(study.id).state is StudyState.FINAL
+        held = [e for e in uow.timeline.of_study(study.id) if e.kind == "report.held"]
+        assert len(held) == 1
+        assert uow.outbox.unfinished() == 0
+        # The order has come: whatever the run that found none does now, the report goes out.
+        uow.outbox.reopen(study.id, "report_delivery")
+        assert [stage.flow for stage in uow.outbox.pending()] == ["report_delivery"]
