@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -17,6 +18,9 @@ from services.database import cluster
 from services.database.store import Store
 from services.database.tables import metadata
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.prefect.server import Prefect
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +53,18 @@ def store(settings: Settings) -> Iterator[Store]:
         connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     yield store
     store.close()
+
+
+@pytest.fixture(scope="session")
+def prefect(
+    cluster_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prefect]:
+    """A real Prefect server on the session's database."""
+    # Here, for the import takes seconds that most tests need not wait for.
+    from tests.prefect.server import running
+
+    with running(cluster_settings, tmp_path_factory.mktemp("prefect")) as server:
+        yield server
 
 
 journal.configure()

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-from deployments.catalogue import CATALOGUE, Change, apply, load_flows
+from deployments.catalogue import CATALOGUE, Change, Every, apply, catalogue_for, load_flows
+from services.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.prefect.conftest import Prefect
+    from tests.prefect.server import Prefect
 
 
 def placeholder_flows() -> dict[str, Any]:
@@ -28,6 +30,14 @@ def test_every_deployment_has_its_flow() -> None:
 def test_every_deployment_names_a_queue_of_the_catalogue() -> None:
     queues = {(pool.name, queue.name) for pool in CATALOGUE.pools for queue in pool.queues}
     assert {(deployment.pool, deployment.queue) for deployment in CATALOGUE.deployments} <= queues
+
+
+def test_the_sweep_comes_as_often_as_the_settings_say() -> None:
+    chosen = catalogue_for(Settings(reconcile_s=20)).deployments
+    assert [d.flow for d in chosen] == [d.flow for d in CATALOGUE.deployments]
+    (sweep,) = (d for d in chosen if d.flow == "reconcile")
+    assert sweep.schedules == (Every(interval=timedelta(seconds=20)),)
+    assert catalogue_for(Settings()) == CATALOGUE
 
 
 def test_applied_again_it_changes_nothing(prefect: Prefect) -> None:

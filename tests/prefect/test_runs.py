@@ -18,7 +18,7 @@ from tasks.artifacts import show_timeline, timeline_key
 from tasks.sweeper import SweptRun, sweep
 
 if TYPE_CHECKING:
-    from tests.prefect.conftest import Prefect
+    from tests.prefect.server import Prefect
 
 
 def fresh(prefix: str, count: int = 1) -> list[str]:
