@@ -61,8 +61,9 @@ async def relay_forever(client: PrefectClient, store: Store, settings: Settings)
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listening:
         await listening.execute(f"LISTEN {CHANNEL}")
         while True:
+            # One at a time: a critical study must not wait for a batch that came before it.
             with store() as uow:
-                pending = uow.outbox.pending(20)
+                pending = uow.outbox.pending(1)
             for stage in pending:
                 await _start(client, store, settings, stage)
             if not pending:

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import structlog
@@ -64,6 +65,11 @@ def main(name: str) -> None:
     from deployments.worker import main as work
 
     pool, queues, limit = WORKERS[name]
+    if pool == "clinical":
+        from tasks.parts import model
+
+        # The first critical head of the day must not wait for a model to load.
+        threading.Thread(target=model, name="model-start", daemon=True).start()
     arguments = ["--pool", pool, "--limit", str(limit), "--name", name]
     for queue in queues:
         arguments += ["--queue", queue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 
 from services.archive.tiers import Tiers
 from services.database.store import Store
@@ -27,9 +28,17 @@ def parts() -> Parts:
     return Parts(settings=settings, store=Store(settings.store_url), tiers=Tiers(settings))
 
 
-@cache
+_STARTING = Lock()
+
+
 def model() -> ModelProcess:
-    """Return this process's warm model process; the first call starts it."""
+    """Return this process's warm model process; the first call starts it, the others wait."""
+    with _STARTING:
+        return _model()
+
+
+@cache
+def _model() -> ModelProcess:
     settings = parts().settings
     name, _, version = settings.triage_model.partition("@")
     return ModelProcess(name, version or None, timeout_s=settings.triage_timeout_s)

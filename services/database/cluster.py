@@ -14,7 +14,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -97,14 +97,20 @@ def server_command(settings: Settings, binaries: Path) -> list[str]:
 def stop_orphan(settings: Settings, timeout_s: float = 30) -> None:
     """Stop a server of this cluster whose supervisor is gone."""
     pid_file = data_dir(settings) / "postmaster.pid"
-    try:
+    # A zombie is over: its files and sockets are closed, only its parent has not heard yet.
+    with suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
         server = psutil.Process(int(pid_file.read_text().split()[0]))
-    except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
-        return
-    if server.name() != "postgres" or str(data_dir(settings)) not in server.cmdline():
-        return
-    server.send_signal(signal.SIGINT)
-    server.wait(timeout_s)
+        if server.name() != "postgres" or str(data_dir(settings)) not in server.cmdline():
+            return
+        server.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + timeout_s
+        while server.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"a PostgreSQL server that a crash left behind, process {server.pid}, "
+                    "does not stop; end it"
+                )
+            time.sleep(0.1)
 
 
 def wait_ready(settings: Settings, timeout_s: float = 30) -> None:
