@@ -29,6 +29,8 @@ class ScheduledStep:
     station_name: str = ""
     location: str = ""
     description: str = ""
+    performing: PersonName = field(default_factory=PersonName)
+    """Scheduled Performing Physician (0040,0006)."""
     protocol: Code | None = None
     status: str = "SCHEDULED"
 

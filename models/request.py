@@ -49,6 +49,7 @@ class StepRequest:
     station_name: str | None = None
     location: str | None = None
     description: str | None = None
+    performing: PersonName | None = None
     protocol: Code | None = None
 
 

@@ -180,6 +180,7 @@ def _step_to_row(step: ScheduledStep) -> dict[str, Any]:
         "station_name": step.station_name,
         "location": step.location,
         "description": step.description,
+        "performing": str(step.performing),
         "protocol_code": protocol.value,
         "protocol_meaning": protocol.meaning,
         "protocol_scheme": protocol.scheme,
@@ -201,6 +202,7 @@ def _step_from_row(row: Row[Any]) -> ScheduledStep:
         station_name=row.station_name,
         location=row.location,
         description=row.description,
+        performing=PersonName.parse(row.performing),
         protocol=protocol,
         status=row.status,
     )

@@ -131,6 +131,7 @@ scheduled_step = Table(
             "station_name",
             "location",
             "description",
+            "performing",
             "protocol_code",
             "protocol_meaning",
             "protocol_scheme",

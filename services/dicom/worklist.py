@@ -193,7 +193,7 @@ def _step(row: Any, zone: tzinfo | None) -> Dataset:
     step.ScheduledProcedureStepStartDate = start.strftime("%Y%m%d")
     step.ScheduledProcedureStepStartTime = start.strftime("%H%M%S")
     step.Modality = row.scheduled_step_modality
-    step.ScheduledPerformingPhysicianName = ""
+    step.ScheduledPerformingPhysicianName = row.scheduled_step_performing
     description = row.scheduled_step_description or row.imaging_order_procedure_meaning
     step.ScheduledProcedureStepDescription = description[:64]
     step.ScheduledProtocolCodeSequence = _code(

@@ -228,6 +228,7 @@ def _steps(
         modality=obr.optional(24),
         station_aet=_short(orc.optional(18), "ORC^1^18", warnings),
         description=obr.optional(4, 5) or obr.optional(4, 2),
+        performing=_performing(obr),
     )
     if not ipcs:
         return [common]
@@ -270,6 +271,14 @@ def _name(segment: Segment, number: int, *, offset: int = 0) -> PersonName | Non
     family, given, middle, suffix, prefix = (
         segment.part(first, n + offset) for n in (1, 2, 3, 4, 5)
     )
+    if not any((family, given, middle)):
+        return None
+    return PersonName(family=family, given=given, middle=middle, prefix=prefix, suffix=suffix)
+
+
+def _performing(obr: Segment) -> PersonName | None:
+    # NDL-1 is a CNN (v2.5.1 §2.A.49): the parts of one component, the first one a number.
+    family, given, middle, suffix, prefix = (obr.get(34, 1, n) for n in range(2, 7))
     if not any((family, given, middle)):
         return None
     return PersonName(family=family, given=given, middle=middle, prefix=prefix, suffix=suffix)

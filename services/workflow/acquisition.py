@@ -7,15 +7,18 @@ own and are named here too, so that acquisition has one door.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Final
+from typing import Any, Final
 
 from pydicom import Dataset, dcmwrite
 
 from models.errors import InvalidValue, PeerError, Unavailable
 from models.events import Topic
+from models.tier import Tier
 from services.archive.part10 import Header, digest_of, read_header
+from services.archive.recoding import same_object
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.workflow.commitment import (
@@ -32,6 +35,7 @@ from services.workflow.filing import (
     Raced,
     Received,
     Reception,
+    Recoded,
     keep_unreadable,
 )
 
@@ -114,10 +118,21 @@ def receive_instance(
                 received = filing.within(uow)
         except Raced:
             continue
+        except Recoded as met:
+            filing = _compared(tiers, filing, met.known)
+            continue
         if reception is not None:
             reception.tally(received)
         return received
     raise Unavailable("the same instance is being filed by others all the time")
+
+
+def _compared(tiers: Tiers, filing: Filing, known: Any) -> Filing:
+    tier, same = Tier(known.tier), False
+    if tiers.exists(tier, known.path):
+        with tiers.local(tier, known.path) as here:
+            same = same_object(here, filing.file)
+    return replace(filing, compared={**filing.compared, known.digest: same})
 
 
 def _check_expected(header: Header, expected: Reference | None) -> None:
@@ -207,7 +222,7 @@ def store_derived(store: Store, tiers: Tiers, dataset: Dataset, study_id: str) -
         try:
             with store() as uow:
                 return filing.within(uow).disposition is Disposition.STORED
-        except Raced:
+        except (Raced, Recoded):
             return False
     finally:
         file.unlink(missing_ok=True)

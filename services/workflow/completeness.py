@@ -16,6 +16,7 @@ from models.lifecycle import StepState, StudyEvent, StudyState
 from models.study import Study
 from services.database.store import Store, UnitOfWork
 from services.settings import Settings
+from services.workflow.exam import is_of_another
 
 MISSING_FACTOR: Final = 5
 """Quiet periods to wait for instances that a finished MPPS lists and that have not come."""
@@ -54,7 +55,7 @@ def judge_completeness(
         study = uow.studies.get(study_id, lock=True)
         judged = int(uow.studies.row(study_id).judged)
         images = uow.holdings.from_others(study_id, settings.ae_title)
-        steps = uow.studies.mpps_of(study_id)
+        steps = [s for s in uow.studies.mpps_of(study_id) if not is_of_another(uow, study, s)]
         if len(images) == judged and judged and study.state is not StudyState.ACQUIRING:
             return Verdict(complete=True, reason="judged already", version=study.version)
         facts = _Facts(study, images, steps, now or uow.now, settings)

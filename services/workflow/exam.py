@@ -24,6 +24,7 @@ from models.errors import (
 from models.events import Topic
 from models.lifecycle import StepEvent, StepState, StudyEvent, move
 from models.order import Order
+from models.study import Study
 from services.archive.part10 import check_uid, parse_date
 from services.database.store import Store, UnitOfWork
 from services.workflow.identification import Belonging, Claim, belonging, open_study
@@ -38,6 +39,8 @@ _FIXED: Final = (
     *("PerformedProcedureStepID", "PerformedStationAETitle", "Modality", "StudyID"),
     *("PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime"),
 )
+_IDENTITY: Final = ("00100010", "00100020", "00100021", "00100030")
+"""Name, ID, its issuer and birth date, in the DICOM JSON of a stored MPPS."""
 _FINAL: Final = (
     *("PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime"),
     "PerformedSeriesSequence",
@@ -158,6 +161,15 @@ def change_exam(store: Store, sop_uid: str, modifications: Dataset, *, source_ae
         return after
 
 
+def is_of_another(uow: UnitOfWork, study: Study, row: Any) -> bool:
+    """Return whether an MPPS under the study's UID is of another patient.
+
+    Asked anew each time: a merge of two records, or an order that came late, may settle it.
+    """
+    identity = {tag: row.attributes[tag] for tag in _IDENTITY if tag in row.attributes}
+    return bool(belonging(uow, study.study_uid, _claim(Dataset.from_json(identity))).contradictions)
+
+
 def _end(
     uow: UnitOfWork,
     row: Any,
@@ -167,6 +179,9 @@ def _end(
     source_ae: str,
 ) -> None:
     study = uow.studies.get(row.study_id, lock=True)
+    if is_of_another(uow, study, row):
+        # It lies on the desk and says nothing of this study's exam, nor of its steps.
+        return
     merged = Dataset.from_json(attributes)
     reason = _reason(merged)
     uow.studies.change(study.id, ended_at=uow.now)

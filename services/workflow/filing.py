@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import file_digest
@@ -28,9 +29,9 @@ class Disposition(Enum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
-    """The same bytes were here before; nothing second was made."""
+    """The same object was here before, perhaps in another transfer syntax; nothing was made."""
     CONFLICT = "uid-conflict"
-    """Its SOP Instance UID belongs to other bytes; kept in the quarantine."""
+    """Its SOP Instance UID belongs to another object; kept in the quarantine."""
     KEPT_APART = "wrong-patient"
     """Its Study Instance UID belongs to another patient; kept in the quarantine."""
 
@@ -78,6 +79,14 @@ class Raced(Exception):
     """Another association filed the same UID between our look and our insert."""
 
 
+class Recoded(Exception):
+    """Its UID is here in another transfer syntax: both have to be compared, outside of this."""
+
+    def __init__(self, known: Any) -> None:
+        super().__init__("the same SOP Instance UID in another transfer syntax")
+        self.known = known
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filing:
     """One file on its way into the archive; `within` is the transaction."""
@@ -91,9 +100,11 @@ class Filing:
     reception: Reception | None
     trusted: Study | None = None
     """The study of an object that we made ourselves: its identity is not in question."""
+    compared: Mapping[str, bool] = field(default_factory=dict)
+    """Digest of a filed file in another transfer syntax → whether it is the same object."""
 
     def within(self, uow: UnitOfWork) -> Received:
-        """Decide and file; raises `Raced` when everything has to be looked at again."""
+        """Decide and file; raises `Raced` or `Recoded` when it has to be called again."""
         header = self.header
         claim = Claim(
             name=header.patient_name,
@@ -103,14 +114,17 @@ class Filing:
         )
         found = self._belonging(uow, claim)
         known = uow.holdings.stored([header.sop_uid]).get(header.sop_uid)
-        if known is not None and known.digest == self.digest:
+        if known is not None and (known.digest == self.digest or self.compared.get(known.digest)):
             return self._again(uow, known)
         if known is not None:
+            is_recoded = known.transfer_syntax != header.transfer_syntax
+            if is_recoded and known.digest not in self.compared:
+                raise Recoded(known)
             return self._keep(
                 uow,
                 Disposition.CONFLICT,
                 f"{header.sop_uid}#{self.digest[:8]}",
-                "this SOP Instance UID belongs to other bytes; the first ones stay",
+                "this SOP Instance UID belongs to another object; the first one stays",
                 study_id=known.study_id,
                 evidence={"kept": known.digest, "came": self.digest},
             )
@@ -222,7 +236,8 @@ class Filing:
             uow.studies.move(study, StudyEvent.INSTANCE_RECEIVED, **changes)
 
     def _again(self, uow: UnitOfWork, known: Any) -> Received:
-        if not self.tiers.exists(Tier(known.tier), known.path):
+        is_same_file = known.digest == self.digest
+        if is_same_file and not self.tiers.exists(Tier(known.tier), known.path):
             # The row outlived its file; the sender's copy makes the archive whole again.
             path = self.tiers.place(self.header, self.digest)
             self.tiers.land(self.file, path, self.digest)

@@ -251,7 +251,10 @@ def _change_order(
                     step,
                     **{
                         name: value
-                        for name in ("start_at", "station_aet", "station_name", "location")
+                        for name in (
+                            *("start_at", "station_aet", "station_name", "location"),
+                            "performing",
+                        )
                         if (value := getattr(wish, name)) is not None
                     },
                 )
@@ -295,7 +298,10 @@ def _steps(uow: UnitOfWork, wishes: tuple[StepRequest, ...], accession: str) -> 
     for number, wish in enumerate(wishes, 1):
         given = {
             name: value
-            for name in ("modality", "station_aet", "station_name", "location", "description")
+            for name in (
+                *("modality", "station_aet", "station_name", "location", "description"),
+                "performing",
+            )
             if (value := getattr(wish, name))
         }
         own_id = accession if len(wishes) == 1 else f"{accession[:13]}-{number:02d}"

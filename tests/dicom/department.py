@@ -79,6 +79,7 @@ def place(
     station: str = "MR1AE",
     modality: str = "MR",
     priority: Priority = Priority.ROUTINE,
+    performing: str = "",
 ) -> tuple[Order, Study]:
     """Save an order with its patient and its study, as intake does."""
     order = Order(
@@ -97,6 +98,7 @@ def place(
                 station_aet=station,
                 modality=modality,
                 description="Brain",
+                performing=PersonName.parse(performing),
                 protocol=Code(value="BRAIN", meaning="Brain routine"),
             )
             for s in sps

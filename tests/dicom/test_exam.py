@@ -235,6 +235,30 @@ def test_another_patient_moves_neither_step_nor_study(listener: Listener, scu: A
         assert uow.studies.get(study.id).state is StudyState.SCHEDULED
 
 
+def test_another_patients_exam_neither_completes_nor_holds_up_a_study(
+    listener: Listener, scu: Association
+) -> None:
+    _, study = place(listener.store)
+    mine, other = new_uid(), new_uid()
+    assert create(scu, begun(study.study_uid), mine) == 0x0000
+    assert create(scu, begun(study.study_uid, patient=JOHN), other) == 0x0000
+    made = image(study.study_uid)
+    assert scu.send_c_store(made).Status == 0x0000
+    assert change(scu, ended("COMPLETED", made.SOPInstanceUID), mine).Status == 0x0000
+    # The other one is still in progress, and its end lists what will never come here.
+    verdict = judge_completeness(listener.store, study.id, settings=listener.settings)
+    assert (verdict.complete, verdict.missing) == (True, 0)
+    with listener.store() as uow:
+        ended_at = uow.studies.row(study.id).ended_at
+    assert change(scu, ended("DISCONTINUED", new_uid()), other).Status == 0x0000
+    assert step_states(listener.store, study) == ["COMPLETED"]
+    with listener.store() as uow:
+        assert uow.studies.row(study.id).ended_at == ended_at
+        row = uow.studies.find_mpps(other)
+        assert row is not None
+        assert row.state == "DISCONTINUED"
+
+
 def test_an_exam_of_a_cancelled_order_is_accepted(listener: Listener, scu: Association) -> None:
     order, study = place(listener.store)
     with listener.store() as uow:
