@@ -8,13 +8,13 @@ import runpy
 import signal
 import subprocess
 import sys
-import threading
 import time
+from contextlib import suppress
 
 import structlog
 
 from deployments.processes import die_with_parent
-from models.errors import Unavailable
+from models.errors import ModelError, Unavailable
 from services import journal
 from services.database.store import Store
 from services.settings import Settings
@@ -68,8 +68,10 @@ def main(name: str) -> None:
     if pool == "clinical":
         from tasks.parts import model
 
-        # The first critical head of the day must not wait for a model to load.
-        threading.Thread(target=model, name="model-start", daemon=True).start()
+        # The first critical head of the day must not wait for a model to load. One that cannot be
+        # loaded is told of where it is missed: on the study.
+        with suppress(ModelError):
+            model()
     arguments = ["--pool", pool, "--limit", str(limit), "--name", name]
     for queue in queues:
         arguments += ["--queue", queue]

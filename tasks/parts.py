@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from threading import Lock
+from pathlib import Path
 
+from models.errors import ModelError
 from services.archive.tiers import Tiers
 from services.database.store import Store
+from services.inference.assessment import Assessment
 from services.inference.pool import ModelProcess
 from services.settings import Settings
 
@@ -28,17 +31,22 @@ def parts() -> Parts:
     return Parts(settings=settings, store=Store(settings.store_url), tiers=Tiers(settings))
 
 
-_STARTING = Lock()
-
-
-def model() -> ModelProcess:
-    """Return this process's warm model process; the first call starts it, the others wait."""
-    with _STARTING:
-        return _model()
-
-
 @cache
-def _model() -> ModelProcess:
+def model() -> ModelProcess:
+    """Return this process's warm model process; the first call starts it."""
     settings = parts().settings
     name, _, version = settings.triage_model.partition("@")
     return ModelProcess(name, version or None, timeout_s=settings.triage_timeout_s)
+
+
+def assess(paths: Sequence[Path]) -> Assessment:
+    """Have this process's model assess one study; a model that cannot be had abstains."""
+    try:
+        return model().assess(paths)
+    except ModelError as error:
+        return Assessment(
+            outcome="abstained",
+            reason=f"{error.code}: {error}",
+            model=parts().settings.triage_model,
+            failed=True,
+        )

@@ -21,7 +21,7 @@ from services.hl7.conformance import check_structure
 from services.workflow import delivery, escalation, migration, reconcile, triage
 from services.workflow.acquisition import judge_completeness, studies_to_judge
 from tasks.artifacts import show_timeline
-from tasks.parts import model, parts
+from tasks.parts import assess, parts
 
 T = TypeVar("T")
 PATIENT: dict[str, Any] = {
@@ -130,9 +130,7 @@ async def judge_complete(study_id: str) -> str:
 async def judge_images(study_id: str, version: str) -> str:
     """Have the model judge the study; abstaining is an outcome, not a failure."""
     p = parts()
-    return await _apart(
-        lambda: triage.judge(p.store, p.tiers, study_id, int(version), model().assess)
-    )
+    return await _apart(lambda: triage.judge(p.store, p.tiers, study_id, int(version), assess))
 
 
 @task(name="announce critical", **PATIENT)

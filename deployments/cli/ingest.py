@@ -92,7 +92,9 @@ def _print(done: Ingestion, quiet_s: float) -> None:
         )
         for study in done.studies
     ]
-    console.print(table((*columns, "MB", "on the desk"), rows))
+    summary = table((*columns, "MB", "on the desk"), rows)
+    summary.columns[0].no_wrap = True  # to be copied from
+    console.print(summary)
     if any(study.state == "acquiring" for study in done.studies):
         console.print(f"an exam without MPPS is judged complete after {quiet_s:g} s of silence")
     if any(not study.has_order for study in done.studies):

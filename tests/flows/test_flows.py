@@ -55,6 +55,17 @@ def test_triage_of_images_that_cannot_be_read_is_an_outcome_too(department: Depa
     assert "triage" not in department.open_stages()
 
 
+def test_triage_without_a_model_is_an_outcome_too(
+    department: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(department.settings, "triage_model", "asymmetry@9.9.9")
+    acquired(department)
+    department.run_stage("triage")
+    assert department.study().triage == "abstained"
+    assert department.told("triage.abstained") == 1
+    assert "triage" not in department.open_stages()
+
+
 def test_a_critical_finding_is_announced_once_and_escalates(department: Department) -> None:
     acquired(department)
     study = department.study()
