@@ -6,16 +6,28 @@ The tree; the first word in brackets is the stable code::
     ├── PeerError                      the peer erred: it must change what it sends
     │   ├── Malformed        [malformed]        cannot be read at all
     │   ├── Unsupported      [unsupported]      read, but of a kind we do not serve
+    │   │   └── NotAcceptable [not-acceptable]  nothing that it accepts can be made
     │   ├── MissingField     [missing-field]    a required field is absent
     │   │   └── MissingValue [missing-value]    a required field is there and empty
     │   ├── InvalidValue     [invalid-value]    a field is present and wrong
     │   ├── UnknownKey       [unknown-key]      names something we have never seen
     │   ├── DuplicateKey     [duplicate-key]    names something that exists already
     │   ├── IllegalMove      [illegal-move]     the lifecycle forbids it in this state
-    │   └── Conflict         [conflict]         same identity, other content
+    │   ├── Conflict         [conflict]         same identity, other content
+    │   └── UnassessableError [images.unassessable] a model must not judge these images
     └── OurError                       we erred: the peer may send the same again later
         ├── OutOfResources   [out-of-resources] disk, database or time exhausted
-        └── Unavailable      [unavailable]      a part we need is down
+        ├── Unavailable      [unavailable]      a part we need is down
+        ├── DamagedCopy      [damaged-copy]     a copy does not read back as its original
+        └── ModelError       [model]            a triage model cannot be run: fix the installation
+            ├── ModelNotFoundError [model.not_found] no such folder, or a file of it is missing
+            ├── CardError          [model.card]      the card is not what a card must be
+            ├── ChecksumError      [model.checksum]  a file is not the one of the card
+            ├── GoldenCaseError    [model.golden]    the golden case comes out otherwise here
+            └── ModelRunError      [model.run]       onnxruntime refuses the model or an input
+
+A `ModelError` reaches the operator; an `UnassessableError` never leaves `services.inference`, where
+it becomes the outcome "abstained".
 
 Every class maps once to an HL7 acknowledgement (MSA-1 of HL70008, ERR-3 of HL70357), a DIMSE
 status (PS3.7 Annex C) and an HTTP status, in `ANSWERS`.
@@ -66,6 +78,12 @@ class Unsupported(PeerError):
     code = "unsupported"
 
 
+class NotAcceptable(Unsupported):
+    """Nothing that the client accepts can be made of what is stored."""
+
+    code = "not-acceptable"
+
+
 class MissingField(PeerError):
     """A required field is absent or empty."""
 
@@ -108,6 +126,12 @@ class Conflict(PeerError):
     code = "conflict"
 
 
+class UnassessableError(PeerError):
+    """Images that a model must not or cannot judge; triage then abstains, and says this."""
+
+    code = "images.unassessable"
+
+
 class OutOfResources(OurError):
     """Disk, database or time is exhausted."""
 
@@ -118,6 +142,48 @@ class Unavailable(OurError):
     """A part that is needed does not answer."""
 
     code = "unavailable"
+
+
+class DamagedCopy(OurError):
+    """A copy does not read back as its original; the original is untouched."""
+
+    code = "damaged-copy"
+
+
+class ModelError(OurError):
+    """A triage model cannot be trusted or run."""
+
+    code = "model"
+
+
+class ModelNotFoundError(ModelError):
+    """A model's folder or one of its files is missing."""
+
+    code = "model.not_found"
+
+
+class CardError(ModelError):
+    """A model card is unreadable or incomplete."""
+
+    code = "model.card"
+
+
+class ChecksumError(ModelError):
+    """A file's SHA-256 is not the one on the card."""
+
+    code = "model.checksum"
+
+
+class GoldenCaseError(ModelError):
+    """The golden case does not come out as expected on this machine."""
+
+    code = "model.golden"
+
+
+class ModelRunError(ModelError):
+    """The runtime cannot load the model or failed while running it."""
+
+    code = "model.run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +199,7 @@ class Answer:
 ANSWERS: Final[dict[type[SpinechoError], Answer]] = {
     Malformed: Answer(ack="AR", hl7_code="100", dimse=0xC000, http=400),
     Unsupported: Answer(ack="AR", hl7_code="200", dimse=0x0122, http=415),
+    NotAcceptable: Answer(ack="AR", hl7_code="200", dimse=0x0122, http=406),
     MissingField: Answer(ack="AE", hl7_code="101", dimse=0x0120, http=422),
     MissingValue: Answer(ack="AE", hl7_code="101", dimse=0x0121, http=422),
     InvalidValue: Answer(ack="AE", hl7_code="102", dimse=0x0106, http=422),
@@ -140,8 +207,11 @@ ANSWERS: Final[dict[type[SpinechoError], Answer]] = {
     DuplicateKey: Answer(ack="AE", hl7_code="205", dimse=0x0111, http=409),
     IllegalMove: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=409),
     Conflict: Answer(ack="AE", hl7_code="205", dimse=0x0111, http=409),
+    UnassessableError: Answer(ack="AE", hl7_code="102", dimse=0xA900, http=422),
     OutOfResources: Answer(ack="AE", hl7_code="207", dimse=0xA700, http=507),
     Unavailable: Answer(ack="AE", hl7_code="207", dimse=0xA700, http=503),
+    DamagedCopy: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500),
+    ModelError: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500),
 }
 _INTERNAL: Final = Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from models import errors
 from models.errors import ANSWERS, OurError, PeerError, SpinechoError, answer_to
 from services.settings import Settings
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 SETTINGS = (DOCS / "settings.md").read_text(encoding="utf-8")
 ERRORS = (DOCS / "errors.md").read_text(encoding="utf-8")
 HOME = "`/var/lib/spinecho` for root, `~/.local/share/spinecho` for others"
@@ -62,8 +65,31 @@ def test_an_error_code_is_documented_as_it_is_answered(kind: type[SpinechoError]
 
 
 def test_no_error_code_is_documented_that_is_not_there() -> None:
-    documented = re.findall(r"^\| `([\w-]+)` \|", ERRORS, re.M)
+    documented = re.findall(r"^\| `([\w.-]+)` \|", ERRORS, re.M)
     assert sorted(documented) == sorted(kind.code for kind in CODED)
+
+
+def test_no_error_has_a_code_outside_the_tree() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for package in ("deployments", "flows", "tasks", "services")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        and any(
+            isinstance(line, ast.Assign)
+            and isinstance(line.targets[0], ast.Name)
+            and line.targets[0].id == "code"
+            for line in node.body
+        )
+    ]
+    assert found == [], "an error's code belongs into models/errors.py"
+
+
+def test_an_error_survives_the_way_between_two_processes() -> None:
+    for kind in CODED:
+        error = pickle.loads(pickle.dumps(kind("why", location="PID^1^3")))
+        assert (type(error), str(error), error.location) == (kind, "why", "PID^1^3")
 
 
 def test_error_codes_are_stable_names_of_one_error_each() -> None:

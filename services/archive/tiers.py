@@ -18,19 +18,13 @@ from typing import BinaryIO, Final, cast
 
 import fsspec
 
-from models.errors import Conflict, Malformed, OurError, OutOfResources
+from models.errors import Conflict, DamagedCopy, Malformed, OutOfResources
 from models.tier import Tier
 from services.archive import landing
 from services.archive.part10 import Header, digest_of
 from services.settings import Settings
 
 _CHUNK: Final = 1 << 20
-
-
-class DamagedCopy(OurError):
-    """A copy does not read back as its original; the original is untouched."""
-
-    code = "damaged-copy"
 
 
 class Tiers:

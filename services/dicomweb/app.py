@@ -23,7 +23,7 @@ from models.errors import (
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.dicomweb import query, rendering, retrieve
-from services.dicomweb.media import Accepted, Multipart, NotAcceptable, accepted, choose
+from services.dicomweb.media import Accepted, Multipart, accepted, choose
 from services.dicomweb.retrieve import FRAME_TYPES, Stored
 
 _DICOM = "application/dicom"
@@ -47,9 +47,7 @@ def dicomweb_app(store: Store, tiers: Tiers) -> FastAPI:
 
 def _problem(_request: Request, error: Exception) -> Response:
     status = answer_to(error).http
-    if isinstance(error, NotAcceptable):
-        status = 406
-    elif isinstance(error, InvalidValue | MissingField):
+    if isinstance(error, InvalidValue | MissingField):
         status = 400
     elif isinstance(error, UnknownKey):
         status = 404

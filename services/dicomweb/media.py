@@ -8,15 +8,9 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import Final
 
-from models.errors import Unsupported
+from models.errors import NotAcceptable
 
 ANY: Final = "*"
-
-
-class NotAcceptable(Unsupported):
-    """Nothing that the client accepts can be made of what is stored (406)."""
-
-    code = "not-acceptable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

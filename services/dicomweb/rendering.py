@@ -12,9 +12,8 @@ from pydicom import Dataset, dcmread
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
-from models.errors import InvalidValue
+from models.errors import InvalidValue, NotAcceptable
 from services.archive.tiers import Tiers
-from services.dicomweb.media import NotAcceptable
 from services.dicomweb.retrieve import Stored
 
 TYPES = {"image/jpeg": "JPEG", "image/png": "PNG"}

@@ -24,13 +24,13 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
-from models.errors import InvalidValue, UnknownKey
+from models.errors import InvalidValue, NotAcceptable, UnknownKey
 from models.tier import Tier
 from services.archive.part10 import check_uid
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.database.tables import instance, series, study
-from services.dicomweb.media import ANY, Accepted, NotAcceptable
+from services.dicomweb.media import ANY, Accepted
 
 FRAME_TYPES: Final = {
     "1.2.840.10008.1.2.4.50": "image/jpeg",

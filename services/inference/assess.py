@@ -9,6 +9,7 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 
+from models.errors import ModelError, UnassessableError
 from services.inference.assessment import (
     ASYMMETRIC_VOLUME,
     ASYMMETRY_INDEX,
@@ -21,7 +22,6 @@ from services.inference.assessment import (
     Side,
 )
 from services.inference.canonical import straighten
-from services.inference.errors import ModelError, UnassessableError
 from services.inference.registry import TriageModel
 from services.inference.series import SeriesChoice, choose_series
 from services.inference.volume import Headers, read_headers, read_volume

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import UnassessableError
 from services.inference.card import Grid, Plausibility
-from services.inference.errors import UnassessableError
 from services.inference.volume import NativeVolume, Volume
 
 Points = NDArray[np.float64]

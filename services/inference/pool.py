@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from models.errors import ModelError, ModelRunError
 from services.inference.assessment import Assessment
-from services.inference.errors import ModelError, ModelRunError
 
 if TYPE_CHECKING:
     from ctypes import c_int

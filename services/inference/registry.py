@@ -18,14 +18,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import models
-from services.inference.card import Card, parse_card
-from services.inference.errors import (
+from models.errors import (
     CardError,
     ChecksumError,
     GoldenCaseError,
     ModelNotFoundError,
     ModelRunError,
 )
+from services.inference.card import Card, parse_card
 
 MODELS: Final = Path(models.__file__ or "").parent / "triage"
 

@@ -16,8 +16,8 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
+from models.errors import UnassessableError
 from services.inference.card import Eligibility
-from services.inference.errors import UnassessableError
 from services.inference.stack import Stack, stack
 
 # all that `choose_series` and `stack` look at; nothing else of a file is kept, names least of all

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from services.inference.errors import UnassessableError
+from models.errors import UnassessableError
 
 Vector = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import iter_pixels
 
-from services.inference.errors import UnassessableError
+from models.errors import UnassessableError
 from services.inference.series import HEADER_TAGS, SeriesChoice
 from services.inference.stack import Plane
 

@@ -19,12 +19,12 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from models.errors import Malformed, PeerError
+from models.errors import DamagedCopy, Malformed, PeerError
 from models.study import new_uid
 from models.tier import Tier
 from services.archive.landing import land
 from services.archive.part10 import digest_of, read_header
-from services.archive.tiers import DamagedCopy, Tiers
+from services.archive.tiers import Tiers
 from services.settings import Settings
 from tests.dicom.department import image, write
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import ChecksumError, ModelNotFoundError
 from services.inference import registry
 from services.inference.assessment import Assessment
-from services.inference.errors import ChecksumError, ModelNotFoundError
 from services.inference.pool import ModelProcess
 
 ROOT = Path(__file__).parents[2]

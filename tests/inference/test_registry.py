@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.inference import registry
-from services.inference.errors import (
+from models.errors import (
     CardError,
     ChecksumError,
     GoldenCaseError,
@@ -21,6 +20,7 @@ from services.inference.errors import (
     ModelNotFoundError,
     ModelRunError,
 )
+from services.inference import registry
 from services.inference.registry import TriageModel
 
 SHIPPED = registry.MODELS / "asymmetry" / "1.0.0"

@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import EnhancedSRStorage, MRSpectroscopyStorage
 
-from services.inference.errors import UnassessableError
+from models.errors import UnassessableError
 from services.inference.series import choose_series
 from services.inference.stack import stack
 from tests.inference.phantom import PLANES, Head, classic, enhanced, item

@@ -10,9 +10,10 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from models.errors import DamagedCopy
 from models.lifecycle import MigrationState, StudyState
 from models.tier import Tier
-from services.archive.tiers import DamagedCopy, Tiers
+from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.settings import Settings
 from services.workflow.acquisition import receive_instance
