@@ -7,11 +7,11 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from sqlalchemy import select
 
@@ -20,10 +20,11 @@ from services.database.store import Store
 from services.database.tables import desk, imaging_order, outbox
 from services.database.tables import study as table
 from services.settings import Settings
-from services.simulators.department import DayLog, Department
+from services.simulators.department import DayLog, Department, OnEvent
 from services.simulators.inbox import EmrInbox
 
 SEED = 7
+_FULL_WIDTH = 110
 
 
 def demonstration_settings(inbox: EmrInbox) -> Settings:
@@ -40,20 +41,21 @@ def demonstration_settings(inbox: EmrInbox) -> Settings:
     )
 
 
-def live_the_day(settings: Settings, inbox: EmrInbox, say: Callable[[str], None]) -> DayLog:
-    """Let EMR, scanners and reader live their morning; return what they saw."""
-    began = time.monotonic()
-    department = Department(
-        seed=SEED,
+def department(
+    settings: Settings, inbox: EmrInbox, *, seed: int, day: date | None, on_event: OnEvent
+) -> Department:
+    """Return a simulated department around an installation."""
+    return Department(
+        seed=seed,
+        day=day,
+        host=settings.host,
+        called_aet=settings.ae_title,
         hl7_port=settings.hl7_port,
         dicom_port=settings.dicom_port,
         http_url=settings.http_url,
         inbox=inbox,
-        on_event=lambda kind, patient, detail: say(
-            f"{time.monotonic() - began:6.1f} s  {kind:<14} {patient:<14} {detail}"
-        ),
+        on_event=on_event,
     )
-    return department.run(timeout_s=240)
 
 
 def wait_until_done(store: Store, timeout_s: float = 60) -> int:
@@ -147,14 +149,18 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
     return rows, wrong
 
 
-def summary(rows: list[dict[str, Any]]) -> Table:
-    """Return the table of the day: one line a study."""
-    out = Table(title="The morning, study by study (synthetic patients)", title_justify="left")
+def summary(rows: list[dict[str, Any]], width: int = 120) -> Table:
+    """Return the table of the day: one line a study, without edges where there is little room."""
+    out = Table(
+        title="The morning, study by study (synthetic patients)",
+        title_justify="left",
+        box=box.HEAVY_HEAD if width >= _FULL_WIDTH else box.SIMPLE_HEAD,
+    )
     out.add_column("accession", no_wrap=True)
     for name in ("state", "priority", "AI triage"):
         out.add_column(name, no_wrap=True)
     # Seconds: order to scan, scan to complete, from there to the finding and to the last ACK.
-    for name in ("scan", "complete", "finding", "report"):
+    for name in ("scan", "images", "finding", "report"):
         out.add_column(f"{name} s", justify="right", no_wrap=True)
     for name in ("ACK", "tier"):
         out.add_column(name, no_wrap=True)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
 
 import structlog
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Set up structlog for a process; call once, at its start."""
+def configure(level: int = logging.INFO, *, to: TextIO | None = None) -> None:
+    """Set up structlog for a process; call once, at its start.
+
+    Parameters
+    ----------
+    level : int
+        The least that is written.
+    to : TextIO, optional
+        Standard output by default, which a supervisor collects.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -19,5 +28,6 @@ def configure(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.PrintLoggerFactory(to),
+        cache_logger_on_first_use=to is None,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, exists, func, select
 
 from models.lifecycle import MigrationEvent, MigrationState, StudyState, move
 from models.tier import Tier
@@ -17,6 +18,7 @@ from services.settings import Settings
 
 MOVABLE = tuple(s.value for s in (StudyState.FINAL, StudyState.DELIVERED, StudyState.DISCONTINUED))
 
+_UNFINISHED = migration.c.state != MigrationState.DONE.value
 _STEPS = (MigrationEvent.COPY, MigrationEvent.VERIFY, MigrationEvent.SWITCH)
 _ROUNDS = 3
 """How often what arrived during the copying is copied too, before the next night has its turn."""
@@ -24,52 +26,110 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One study that is due for a colder tier."""
+    """One study that is due for a colder tier, or on its way there.
+
+    Attributes
+    ----------
+    bytes
+        What is not on the target yet.
+    reason
+        Why it moves, in words for people.
+    held
+        Why it does not move although it is due; empty where nothing holds it back.
+    """
 
     study_id: str
     accession: str
+    study_uid: str
     source: Tier
     target: Tier
     instances: int
     bytes: int
+    reason: str
+    held: str = ""
 
 
 def plan_moves(store: Store, settings: Settings, as_of: datetime) -> list[Move]:
     """Return what would move at `as_of`; nothing is written. A legal hold keeps a study still."""
-    steps = ((Tier.HOT, Tier.WARM, settings.hot_days), (Tier.WARM, Tier.COLD, settings.warm_days))
+    return [due for due in plan(store, settings, as_of) if not due.held]
+
+
+def plan(store: Store, settings: Settings, as_of: datetime) -> list[Move]:
+    """Return what is due for a colder tier at `as_of`, also what is held back; nothing is written.
+
+    A migration that was begun and not finished goes on, whatever the study's age has become.
+    """
+    return [
+        *_due(store, Tier.HOT, Tier.WARM, settings.hot_days, as_of),
+        *_due(store, Tier.WARM, Tier.COLD, settings.warm_days, as_of),
+        *_under_way(store),
+    ]
+
+
+def _due(store: Store, source: Tier, target: Tier, days: int, as_of: datetime) -> list[Move]:
+    last_use = func.greatest(table.c.acquired_at, table.c.last_read_at)
+    rows = _selected(
+        store,
+        target,
+        table.c.tier == source.value,
+        last_use < as_of - timedelta(days=days),
+        ~exists().where(migration.c.study_id == table.c.id, _UNFINISHED),
+    )
     moves = []
-    with store() as uow:
-        for source, target, days in steps:
-            last_use = func.greatest(table.c.acquired_at, table.c.last_read_at)
-            query = (
-                select(
-                    table.c.id,
-                    table.c.accession,
-                    func.count(instance.c.sop_uid).label("instances"),
-                    func.sum(instance.c.size).label("bytes"),
-                )
-                .join_from(table, instance)
-                .where(
-                    table.c.tier == source.value,
-                    table.c.state.in_(MOVABLE),
-                    ~table.c.legal_hold,
-                    last_use < as_of - timedelta(days=days),
-                )
-                .group_by(table.c.id)
-                .order_by(last_use)
-            )
-            moves += [
-                Move(
-                    study_id=row.id,
-                    accession=row.accession,
-                    source=source,
-                    target=target,
-                    instances=row.instances,
-                    bytes=int(row.bytes),
-                )
-                for row in uow.studies.select(query)
-            ]
+    for row in rows:
+        reason = f"unused for {(as_of - row.last_use).days} days, {source} keeps {days}"
+        held = "" if row.state in MOVABLE else f"not reported: {row.state}"
+        if row.legal_hold:
+            held = "legal hold"
+        moves.append(_move(row, source, target, reason, held))
     return moves
+
+
+def _under_way(store: Store) -> list[Move]:
+    with store() as uow:
+        jobs = uow.studies.select(select(migration).where(_UNFINISHED))
+    moves = []
+    for target in (Tier.WARM, Tier.COLD):
+        open_jobs = {job.study_id: job for job in jobs if job.target == target.value}
+        for row in _selected(store, target, table.c.id.in_(open_jobs)):
+            job = open_jobs[row.id]
+            reason = f"begun on {job.planned_at:%Y-%m-%d}, {job.state}"
+            held = "legal hold" if row.legal_hold else ""
+            moves.append(_move(row, Tier(job.source), target, reason, held))
+    return moves
+
+
+def _selected(store: Store, target: Tier, *conditions: Any) -> list[Row[Any]]:
+    last_use = func.greatest(table.c.acquired_at, table.c.last_read_at)
+    missing = func.coalesce(func.sum(instance.c.size).filter(instance.c.tier != target.value), 0)
+    query = (
+        select(
+            *(table.c[n] for n in ("id", "accession", "study_uid", "state", "legal_hold")),
+            last_use.label("last_use"),
+            func.count(instance.c.sop_uid).label("instances"),
+            missing.label("bytes"),
+        )
+        .join_from(table, instance)
+        .where(*conditions)
+        .group_by(table.c.id)
+        .order_by(last_use)
+    )
+    with store() as uow:
+        return uow.studies.select(query)
+
+
+def _move(row: Row[Any], source: Tier, target: Tier, reason: str, held: str) -> Move:
+    return Move(
+        study_id=row.id,
+        accession=row.accession,
+        study_uid=row.study_uid,
+        source=source,
+        target=target,
+        instances=row.instances,
+        bytes=int(row.bytes),
+        reason=reason,
+        held=held,
+    )
 
 
 def begin_moves(store: Store, settings: Settings, as_of: datetime) -> list[str]:
@@ -78,9 +138,7 @@ def begin_moves(store: Store, settings: Settings, as_of: datetime) -> list[str]:
     with store() as uow:
         for step in planned:
             uow.studies.plan_migration(step.study_id, step.source, step.target)
-        rows = uow.studies.select(
-            select(migration.c.study_id).where(migration.c.state != MigrationState.DONE.value)
-        )
+        rows = uow.studies.select(select(migration.c.study_id).where(_UNFINISHED))
     return [str(row.study_id) for row in rows]
 
 

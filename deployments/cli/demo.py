@@ -1,0 +1,69 @@
+"""``spinecho demo``: a simulated morning, with everything started and checked."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from deployments.cli.system import addresses
+from deployments.cli.terminal import console, errors_told
+
+
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave everything running at the end.")] = False,
+) -> None:
+    """Live a simulated morning from order to archive, and check the end state."""
+    from deployments import demonstration
+    from deployments.installation import forget, installation
+    from deployments.progress import Board, shown
+    from services.database.store import Store
+    from services.simulators.inbox import EmrInbox
+    from services.simulators.plan import plan
+
+    inbox = EmrInbox()
+    settings = demonstration.demonstration_settings(inbox)
+    wrong: list[str] = []
+    try:
+        with (
+            errors_told(),
+            installation(settings, lambda line: console.print(f"[dim]{line}…[/dim]")),
+        ):
+            store = Store(settings.store_url, pool_size=2)
+            patients = plan(demonstration.SEED)
+            board = Board(patients, "A morning in the department (synthetic patients)")
+            with shown(board, store, console) as say:
+
+                def on_event(kind: str, patient: str, detail: str) -> None:
+                    board.note(kind, patient, detail)
+                    say(f"{board.seconds:6.1f} s  {kind:<14} {patient:<14} {detail}")
+
+                log = demonstration.department(
+                    settings,
+                    inbox,
+                    seed=demonstration.SEED,
+                    day=patients[0].scheduled.date(),
+                    on_event=on_event,
+                ).run(timeout_s=240)
+                demonstration.wait_until_done(store)
+                for days in (60, 1000):
+                    say(f"letting {days} days pass: tier migration…")
+                    demonstration.let_time_pass(settings, days)
+            rows, wrong = demonstration.end_state(store, log, inbox)
+            store.close()
+            console.print(demonstration.summary(rows, console.width))
+            for problem in wrong:
+                console.print(f"[red]wrong[/red]: {problem}")
+            if not wrong:
+                console.print("[green]the end state is as it should be[/green]")
+            if keep:
+                console.print(addresses(settings))
+                signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        inbox.close()
+    if wrong:
+        console.print(f"its logs and data stay in {settings.home}")
+        raise typer.Exit(1)
+    if not keep:
+        forget(settings)

@@ -1,0 +1,255 @@
+"""What a message would do: the real intake, in a transaction that is always rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pydicom import Dataset
+from sqlalchemy import Connection, Row, Table, event, func, or_, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.sql.dml import UpdateBase
+
+from models.errors import Unavailable
+from models.priority import Priority
+from services.database.orders import Orders
+from services.database.patients import Patients
+from services.database.store import Store, UnitOfWork
+from services.database.tables import imaging_order, message_log
+from services.dicom.worklist import worklist_item
+from services.settings import Settings
+from services.workflow.messages import Answered, receive_message
+
+_NAMED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "patient": ("patient", ("family", "given")),
+    "patient_identifier": ("patient identifier", ("value", "authority")),
+    "imaging_order": ("order", ("accession",)),
+    "scheduled_step": ("step", ("sps_id",)),
+    "study": ("study", ("accession",)),
+    "timeline": ("timeline", ("kind",)),
+    "outbox": ("stage", ("flow",)),
+    "desk": ("desk", ("kind",)),
+}
+"""Table → what it is called here, and the columns that name one of its rows to a person."""
+_OWN: Final = frozenset(
+    {"id", "patient_id", "order_id", "study_id", "subject", "attributes", "position", "attempt"}
+    | {"judged", "version", "at", "created_at", "updated_at", "placed_at"}
+)
+"""Columns of a new row that say nothing: what they would hold is made up at the time."""
+_WORKLIST_KEYS: Final = (
+    *("AccessionNumber", "PatientID", "PatientName", "StudyInstanceUID"),
+    *("RequestedProcedurePriority", "RequestedProcedureDescription"),
+)
+_STEP_KEYS: Final = (
+    *("ScheduledStationAETitle", "ScheduledProcedureStepStartDate"),
+    *("ScheduledProcedureStepStartTime", "Modality", "ScheduledProcedureStepID"),
+)
+
+Fields = dict[str, list[Any]]
+"""Column → value before and after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One row that would be there, or be another, afterwards.
+
+    Attributes
+    ----------
+    what
+        order, patient, step, study, worklist item, …
+    change
+        ``added`` or ``changed``; of a worklist item also ``removed``.
+    name
+        How a person knows it.
+    fields
+        What differs.
+    """
+
+    what: str
+    change: str
+    name: str
+    fields: Fields
+
+
+@dataclass(slots=True, kw_only=True)
+class Rehearsed:
+    """What a message would be answered, and what it would change."""
+
+    answered: Answered
+    state: str = ""
+    error: str | None = None
+    changes: list[Change] = field(default_factory=list)
+
+
+def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
+    """Receive a message as if a sender had sent it, and take everything back.
+
+    Row locks are held for that moment, and a number drawn from a sequence (accession numbers, ids
+    of the log) stays drawn; nothing else remains.
+
+    Raises
+    ------
+    Unavailable
+        If another transaction is changing the same rows at this moment.
+    """
+    stage = _Stage(store)
+    try:
+        answered = receive_message(stage, raw, peer="rehearsal", settings=settings)
+    except OperationalError as error:
+        raise Unavailable("the same records are being changed at this moment; try again") from error
+    log, changes = stage.log, stage.changes
+    if log is None and answered.repeated:
+        with store() as uow:
+            log = uow.messages.get(answered.message_id)
+    return Rehearsed(
+        answered=answered,
+        state=log.state if log else "",
+        error=log.error if log else None,
+        changes=changes,
+    )
+
+
+class _Stage(Store):
+    """A store whose every unit of work is a rehearsal."""
+
+    def __init__(self, real: Store) -> None:
+        self.engine, self.clock = real.engine, real.clock
+        self.changes: list[Change] = []
+        self.log: Row[Any] | None = None
+
+    def __call__(self) -> UnitOfWork:
+        return _Rehearsal(self)
+
+
+class _TakenBack(Exception):
+    """Why the transaction of a rehearsal ends in a rollback."""
+
+
+class _Rehearsal(UnitOfWork):
+    def __init__(self, stage: _Stage) -> None:
+        super().__init__(stage.engine, stage.clock)
+        self._stage = stage
+        self._touched: dict[str, Table] = {}
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        # One snapshot: what others commit meanwhile must not look like ours.
+        self.connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        self.connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        self.connection.execute(select(func.pg_current_xact_id()))
+        event.listen(self.connection, "after_execute", self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                with self._engine.connect() as before:
+                    self._look(before)
+        finally:
+            super().__exit__(kind, error or _TakenBack(), trace)
+
+    def _note(self, _connection: Any, statement: Any, *_: Any) -> None:
+        if isinstance(statement, UpdateBase) and isinstance(statement.table, Table):
+            self._touched[statement.table.name] = statement.table
+
+    def _look(self, before: Connection) -> None:
+        written = {
+            name: list(self.connection.execute(_written(table)))
+            for name, table in self._touched.items()
+        }
+        log = written.pop(message_log.name, [])
+        self._stage.log = log[0] if log else None
+        for name, rows in written.items():
+            self._stage.changes.extend(_changes(self._touched[name], rows, before))
+        orders = {r.id for r in written.get("imaging_order", ())}
+        orders |= {r.order_id for r in written.get("scheduled_step", ())}
+        patients = {r.id for r in written.get("patient", ())}
+        patients |= {r.patient_id for r in written.get("patient_identifier", ())}
+        concerned = or_(imaging_order.c.id.in_(orders), imaging_order.c.patient_id.in_(patients))
+        self._stage.changes.extend(
+            _worklist_changes(
+                _worklist(before, self.now, concerned),
+                _worklist(self.connection, self.now, concerned),
+            )
+        )
+
+
+def _written(table: Table) -> Any:
+    # A row that this transaction wrote carries its id or that of one of its savepoints, which
+    # were given later: their age, counted from the transaction's own id, is not positive.
+    return select(table).where(text(f'age("{table.name}".xmin) <= 0'))
+
+
+def _changes(table: Table, rows: Sequence[Row[Any]], before: Connection) -> Iterator[Change]:
+    what, names = _NAMED.get(table.name, (table.name, ()))
+    keys = [column.name for column in table.primary_key]
+    for row in rows:
+        after = row._mapping
+        was = before.execute(
+            select(table).where(*(table.c[key] == after[key] for key in keys))
+        ).one_or_none()
+        old = {} if was is None else was._mapping
+        silent = _OWN if was is None else {"updated_at"}
+        fields = {
+            name: [_plain(name, old.get(name)), _plain(name, after[name])]
+            for name in after
+            if name not in silent
+            and old.get(name) != after[name]
+            and not (was is None and after[name] in ("", None))
+        }
+        if fields:
+            yield Change(
+                what=what,
+                change="added" if was is None else "changed",
+                name=" ".join(str(after[n]) for n in names or keys),
+                fields=fields,
+            )
+
+
+def _worklist(
+    connection: Connection, now: datetime, concerned: Any
+) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = Orders(connection, now).worklist([concerned])
+    identifiers = Patients(connection, now).identifiers(row.patient_id for row in rows)
+    return {
+        (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(
+            worklist_item(row, identifiers.get(row.patient_id, []))
+        )
+        for row in rows
+    }
+
+
+def _item(item: Dataset) -> dict[str, Any]:
+    step = item.ScheduledProcedureStepSequence[0]
+    values = {k: str(item.get(k) or "") for k in _WORKLIST_KEYS}
+    return values | {k: str(step.get(k) or "") for k in _STEP_KEYS}
+
+
+def _worklist_changes(
+    before: dict[tuple[str, str], dict[str, Any]], after: dict[tuple[str, str], dict[str, Any]]
+) -> Iterator[Change]:
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key, {}), after.get(key, {})
+        if old != new:
+            yield Change(
+                what="worklist item",
+                change="changed" if old and new else "added" if new else "removed",
+                name=key[1],
+                fields={
+                    k: [old.get(k), new.get(k)] for k in (new or old) if old.get(k) != new.get(k)
+                },
+            )
+
+
+def _plain(column: str, value: Any) -> Any:
+    if column == "priority" and value is not None:
+        return Priority(value).name
+    return value.isoformat() if isinstance(value, datetime | date) else value
