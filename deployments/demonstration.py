@@ -151,10 +151,12 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
 
 def summary(rows: list[dict[str, Any]], width: int = 120) -> Table:
     """Return the table of the day: one line a study, without edges where there is little room."""
+    roomy = width >= _FULL_WIDTH
     out = Table(
         title="The morning, study by study (synthetic patients)",
         title_justify="left",
-        box=box.HEAVY_HEAD if width >= _FULL_WIDTH else box.SIMPLE_HEAD,
+        box=box.HEAVY_HEAD if roomy else box.SIMPLE_HEAD,
+        padding=(0, 1) if roomy else (0, 1, 0, 0),
     )
     out.add_column("accession", no_wrap=True)
     for name in ("state", "priority", "AI triage"):

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import shutil
 import socket
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import httpx
 
 from deployments.installation import PORTS
+from deployments.prefect_server import api_url
+from deployments.process import WORKERS
 from models.errors import SpinechoError
 from services.database.store import Store
 from services.settings import Settings
 
+LATE: Final = timedelta(minutes=5)
+SILENT_S: Final = 60
+"""Seconds without a poll after which a worker counts as gone; it polls four times a second."""
+
 
 def examine(settings: Settings) -> list[dict[str, Any]]:
     """Return, for every part, its name, whether it is well, its state and what to do."""
-    checks = [_database(settings), _disk(settings)]
+    checks = [*_database(settings), _disk(settings)]
     for name, purpose in PORTS.items():
         port = getattr(settings, name)
         try:
@@ -30,22 +37,67 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
         checks.append(_check("readiness", ok=ready.is_success, state=f"HTTP {ready.status_code}"))
     except httpx.HTTPError as error:
         checks.append(_check("readiness", ok=False, state=type(error).__name__))
+    checks += _workers(settings)
     if not settings.is_loopback and settings.allow_cleartext:
         advice = "acceptable only on a trusted network"
         checks.append(_check("cleartext", ok=False, state=f"on {settings.host}", advice=advice))
     return checks
 
 
-def _database(settings: Settings) -> dict[str, Any]:
+def _database(settings: Settings) -> list[dict[str, Any]]:
     store = Store(settings.store_url, pool_size=1)
     try:
         store.check()
+        with store() as uow:
+            backlog, now = uow.outbox.backlog(LATE), uow.now
     except SpinechoError as error:
-        return _check("database", ok=False, state=str(error), advice="run 'spinecho up'")
-    else:
-        return _check("database", ok=True, state="answers")
+        return [_check("database", ok=False, state=str(error), advice="run 'spinecho up'")]
     finally:
         store.close()
+    state = f"{backlog.waiting} waiting, {backlog.under_way} under way, {backlog.late} late"
+    advice = ""
+    if backlog.late:
+        minutes = (now - backlog.oldest).total_seconds() / 60
+        advice = (
+            f"the oldest is stuck for {minutes:.0f} min and is started again once Prefect and the "
+            f"workers are well; their logs and relay.log are below {settings.home / 'log'}"
+        )
+    return [
+        _check("database", ok=True, state="answers"),
+        _check("stages", ok=not backlog.late, state=state, advice=advice),
+    ]
+
+
+def _workers(settings: Settings) -> list[dict[str, Any]]:
+    """Ask Prefect when each queue was last polled: a worker that lives polls all the time."""
+    try:
+        user, _, password = (settings.home / "secrets/prefect_auth").read_text().partition(":")
+    except OSError:
+        user = password = ""
+    checks = []
+    with httpx.Client(
+        base_url=api_url(settings.prefect_port), auth=(user, password.strip()), timeout=2
+    ) as prefect:
+        for worker, (pool, queues, _) in WORKERS.items():
+            for queue in queues:
+                try:
+                    state, ok = _last_poll(prefect, f"/work_pools/{pool}/queues/{queue}")
+                except httpx.TransportError:
+                    return [_check("workers", ok=False, state="unknown: Prefect is silent")]
+                advice = "" if ok else f"its log is {settings.home / 'log' / worker}.log"
+                checks.append(_check(f"{worker}, {queue}", ok=ok, state=state, advice=advice))
+    return checks
+
+
+def _last_poll(prefect: httpx.Client, path: str) -> tuple[str, bool]:
+    answer = prefect.get(path)
+    if not answer.is_success:
+        return f"Prefect answers HTTP {answer.status_code}", False
+    polled = answer.json()["last_polled"]
+    if polled is None:
+        return "has never polled", False
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(polled)).total_seconds()
+    return f"polled {max(0, seconds):.0f} s ago", seconds < SILENT_S
 
 
 def _disk(settings: Settings) -> dict[str, Any]:

@@ -34,7 +34,8 @@ STAGES: Final = {
 """What happens, in its order → heading of its column."""
 _OUTCOMES: Final = {"critical": "bold red", "abstained": "yellow", "normal": "green"}
 _TIERS: Final = {"hot": "red", "warm": "yellow", "cold": "cyan"}
-_WIDE: Final = 120
+_ROOMY: Final = 98
+_WIDE: Final = 124
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _LINES: Final = 4
 
@@ -100,8 +101,13 @@ class Board:
         """Draw the table for the width there is."""
         with self._lock:
             wide = options.max_width >= _WIDE
-            out = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-            out.title = f"{self._title}   {self.seconds:.0f} s"
+            out = Table(
+                box=box.SIMPLE_HEAD,
+                padding=(0, 1 if options.max_width >= _ROOMY else 0),
+                title=f"{self._title}, in seconds since its start: {self.seconds:.0f}",
+                title_justify="left",
+                title_style="bold",
+            )
             for name in ("accession", "scanner", "priority"):
                 out.add_column(name, no_wrap=True)
             if wide:
@@ -151,7 +157,7 @@ class Board:
         for stage, heading in STAGES.items():
             due = [r for r in self._rows.values() if _expected(r.patient, stage)]
             parts.append(f"{heading} {sum(stage in r.at for r in due)}/{len(due)}")
-        return "  " + " · ".join(parts) + "   (seconds since the start)"
+        return "  " + " · ".join(parts)
 
 
 def peculiarities(patient: PlannedPatient) -> str:

@@ -42,8 +42,12 @@ def try_(
     settings = read_settings()
     studies, skipped = _sorted(folder)
     if not studies:
-        first = f", {skipped[0]['file']}: {skipped[0]['reason']}" if skipped else ""
-        fail(f"nothing to try: {folder} has no DICOM file ({len(skipped)} others{first})")
+        why = (
+            f"none of its {len(skipped)} files is one; {skipped[0]['file']}: {skipped[0]['reason']}"
+            if skipped
+            else "it is empty"
+        )
+        fail(f"no DICOM file to try in {folder}: {why}")
     name, _, version = settings.triage_model.partition("@")
     with (
         errors_told(),
@@ -58,7 +62,7 @@ def try_(
         print_json({**judged[0], "studies": judged, "skipped": skipped})
         return
     for one in judged:
-        console.print(*_told(one), sep="\n")
+        console.print(*_told(one), "", sep="\n")
     if skipped:
         _print_skipped(skipped)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, text, update
@@ -124,6 +124,22 @@ class Outbox:
         return self._connection.execute(
             select(func.count()).select_from(outbox).where(outbox.c.done_at.is_(None))
         ).scalar_one()
+
+    def backlog(self, late: timedelta) -> Row[Any]:
+        """Return how many stages are waiting for a run, under way, and stuck longer than `late`.
+
+        The row's columns are waiting, under_way, late, and oldest: since when the latest is stuck.
+        """
+        since = func.coalesce(outbox.c.dispatched_at, outbox.c.created_at)
+        is_late = since < self._now - late
+        return self._connection.execute(
+            select(
+                func.count().filter(outbox.c.dispatched_at.is_(None)).label("waiting"),
+                func.count().filter(outbox.c.dispatched_at.is_not(None)).label("under_way"),
+                func.count().filter(is_late).label("late"),
+                func.min(since).filter(is_late).label("oldest"),
+            ).where(outbox.c.done_at.is_(None))
+        ).one()
 
     def _set(self, stage_id: int, **values: Any) -> None:
         self._connection.execute(update(outbox).where(outbox.c.id == stage_id).values(**values))
