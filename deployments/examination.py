@@ -37,7 +37,7 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
         checks.append(_check("readiness", ok=ready.is_success, state=f"HTTP {ready.status_code}"))
     except httpx.HTTPError as error:
         checks.append(_check("readiness", ok=False, state=type(error).__name__))
-    checks += _workers(settings)
+    checks += examine_workers(settings)
     if not settings.is_loopback and settings.allow_cleartext:
         advice = "acceptable only on a trusted network"
         checks.append(_check("cleartext", ok=False, state=f"on {settings.host}", advice=advice))
@@ -68,7 +68,7 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _workers(settings: Settings) -> list[dict[str, Any]]:
+def examine_workers(settings: Settings) -> list[dict[str, Any]]:
     """Ask Prefect when each queue was last polled: a worker that lives polls all the time."""
     try:
         user, _, password = (settings.home / "secrets/prefect_auth").read_text().partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,8 @@ def store(settings: Settings) -> Iterator[Store]:
     store.close()
 
 
-journal.configure()
+# Named, so that loggers are not bound to it for good: a command sends its log elsewhere.
+journal.configure(to=sys.stdout)
 
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"

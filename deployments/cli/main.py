@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from deployments.cli import archive, demo, hl7, simulate, study, system, triage
+from deployments.cli import archive, demo, hl7, ingest, simulate, study, system, triage
 from services import journal
 
 app = typer.Typer(
@@ -15,10 +15,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Carries every MRI study from the physician's order to the archived report.",
 )
-for command in (
-    *(system.up, system.doctor, demo.demo, simulate.simulate),
-    study.ingest,
-):
+for command in (system.up, system.doctor, demo.demo, simulate.simulate, ingest.ingest):
     app.command()(command)
 for name, group in {
     "study": study.app,
