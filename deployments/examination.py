@@ -34,7 +34,9 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
             checks.append(_check(purpose, ok=False, state=f"silent on {port}", advice=advice))
     try:
         ready = httpx.get(f"{settings.http_url}/readyz", timeout=5)
-        checks.append(_check("readiness", ok=ready.is_success, state=f"HTTP {ready.status_code}"))
+        advice = "" if ready.is_success else f"{settings.http_url}/readyz names the part"
+        state = f"HTTP {ready.status_code}"
+        checks.append(_check("readiness", ok=ready.is_success, state=state, advice=advice))
     except httpx.HTTPError as error:
         checks.append(_check("readiness", ok=False, state=type(error).__name__))
     checks += examine_workers(settings)

@@ -133,7 +133,7 @@ def _print(rehearsed: Rehearsed, against: str) -> None:
         (c.what, c.change, c.name, ", ".join(_said(*field) for field in c.fields.items()))
         for c in rehearsed.changes
     ]
-    console.print(table(("what", "change", "name", "field by field"), rows))
+    console.print(table(("what", "change", "name", "fields"), rows))
 
 
 def _said(name: str, values: list[Any]) -> str:

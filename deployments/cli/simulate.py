@@ -60,14 +60,14 @@ def simulate(
             f"{p.scheduled:%H:%M}",
             p.accession or "no order",
             p.name.replace("^", ", "),
-            p.procedure[1],
+            p.reason,
             p.station,
             _PRIORITIES[p.priority],
             Text(peculiarities(p), "bold red" if p.critical else ""),
         )
         for p in patients
     ]
-    columns = ("at", "accession", "patient", "procedure", "scanner", "ordered as", "special")
+    columns = ("at", "accession", "patient", "reason", "scanner", "ordered as", "special")
     day_of = patients[0].scheduled
     console.print(table(columns, rows, title=f"Seed {seed} on {day_of:%Y-%m-%d} (invented)"))
 

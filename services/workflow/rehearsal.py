@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from pydicom import Dataset
+from pydicom.config import disable_value_validation
 from sqlalchemy import Connection, Row, Table, func, or_, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -94,13 +95,15 @@ def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
     Raises
     ------
     Unavailable
-        If another transaction is changing the same rows at this moment.
+        If another transaction is changing the same rows at this moment, or the store is away.
     """
     stage = _Stage(store)
     try:
         answered = receive_message(stage, raw, peer="rehearsal", settings=settings)
     except OperationalError as error:
-        raise Unavailable("the same records are being changed at this moment; try again") from error
+        raise Unavailable(
+            "the store is away, or the same records are being changed at this moment; try again"
+        ) from error
     log: Any = stage.log
     if log is None or log.id != answered.message_id:
         with store() as uow:  # it was received before
@@ -136,7 +139,7 @@ class _Rehearsal:
         uow = self._uow.__enter__()
         # One snapshot: what others commit meanwhile must not look like ours.
         uow.connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        uow.connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        uow.connection.execute(text("SET LOCAL lock_timeout = '2s'"))
         uow.connection.execute(select(func.pg_current_xact_id()))
         return uow
 
@@ -220,12 +223,13 @@ def _worklist(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     rows = Orders(connection, now).worklist([concerned])
     identifiers = Patients(connection, now).identifiers(row.patient_id for row in rows)
-    return {
-        (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(
-            worklist_item(row, identifiers.get(row.patient_id, []))
-        )
-        for row in rows
-    }
+    with disable_value_validation():  # a long name is the worklist's business, not ours
+        return {
+            (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(
+                worklist_item(row, identifiers.get(row.patient_id, []))
+            )
+            for row in rows
+        }
 
 
 def _item(item: Dataset) -> dict[str, Any]:

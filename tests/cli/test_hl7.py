@@ -13,8 +13,11 @@ from services.database.tables import metadata
 from services.hl7.mllp import frame
 from services.settings import Settings
 from services.workflow.messages import receive_message
+from services.workflow.rehearsal import rehearse
 from tests.cli.conftest import Terminal
 from tests.hl7.orders import adt, orm
+
+CORPUS = Path(__file__).parents[3] / "shared" / "corpora" / "hl7"
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -119,6 +122,18 @@ def test_a_message_that_would_be_refused_is_told_why(
     assert "nothing would change" in shown.stdout
 
 
+def test_what_is_being_changed_is_not_waited_for_long(
+    installed: Terminal, store: Store, settings: Settings
+) -> None:
+    receive_message(store, orm(), peer="test", settings=settings)
+    with store() as uow:
+        uow.studies.find("1.2.3.4.5.6.7", lock=True)
+        result = installed.run("hl7", "try", "-", stdin=orm(control="CA", control_id="M2"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("unavailable: ")
+    assert "try again" in result.stderr
+
+
 def test_a_message_in_its_frame_is_taken_out_of_it(installed: Terminal, store: Store) -> None:
     assert installed.json("hl7", "try", "-", stdin=frame(orm()))["code"] == "AA"
 
@@ -133,6 +148,17 @@ def test_a_file_that_is_not_there_is_named(installed: Terminal) -> None:
     result = installed.run("hl7", "try", "nowhere.hl7")
     assert result.exit_code == 2
     assert "nowhere.hl7" in result.stderr
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the public corpora are not beside this checkout")
+def test_every_corpus_message_is_answered_as_it_was_said(store: Store, settings: Settings) -> None:
+    files = sorted(CORPUS.rglob("*.hl7"))
+    assert files
+    for file in files:
+        raw = file.read_bytes()
+        said = rehearse(store, raw, settings=settings).answered
+        done = receive_message(store, raw, peer="test", settings=settings)
+        assert (file.name, said.code, said.repeated) == (file.name, done.code, done.repeated)
 
 
 def test_where_nothing_runs_an_empty_store_is_asked_and_that_is_said(terminal: Terminal) -> None:
