@@ -95,7 +95,10 @@ def _last_poll(prefect: httpx.Client, path: str) -> tuple[str, bool]:
     answer = prefect.get(path)
     if not answer.is_success:
         return f"Prefect answers HTTP {answer.status_code}", False
-    polled = answer.json()["last_polled"]
+    try:
+        polled = answer.json()["last_polled"]
+    except (ValueError, TypeError, KeyError):
+        return "unknown: what answers there is no Prefect", False
     if polled is None:
         return "has never polled", False
     seconds = (datetime.now(UTC) - datetime.fromisoformat(polled)).total_seconds()

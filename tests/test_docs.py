@@ -7,8 +7,8 @@ import inspect
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 from pydantic.fields import FieldInfo
@@ -37,11 +37,11 @@ CODED = [
 ]
 
 
-def commands(command: click.Command, name: str) -> dict[str, click.Command]:
+def commands(command: Any, name: str) -> dict[str, Any]:
     """Every command below a group, by what one types."""
-    if not isinstance(command, click.Group):
+    if not hasattr(command, "commands"):
         return {name: command}
-    found: dict[str, click.Command] = {}
+    found: dict[str, Any] = {}
     for word, part in command.commands.items():
         found |= commands(part, f"{name} {word}")
     return found

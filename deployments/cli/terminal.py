@@ -69,7 +69,7 @@ def opened_store(settings: Settings) -> Iterator[Store]:
 
 def print_json(value: Any) -> None:
     """Print `value` for a program to read."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def table(
