@@ -39,7 +39,7 @@ lint: .venv/.ready ## Style, types and the arrow of imports
 bench: .venv/.ready ## Measure it beside its peers
 	@$(BIN)/python -m benchmarks all
 
-docs: .venv/.ready ## Check that every setting and every error code is documented
+docs: .venv/.ready ## Check that every setting, error code and command is documented
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
 lock: ## Resolve the dependencies anew (needs uv)

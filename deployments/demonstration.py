@@ -145,6 +145,8 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
             expect(row["acks"] == ["emr AA"], f"{patient.accession}: {row['acks']}")
             wanted = "critical" if patient.critical else "normal"
             expect(row["triage"] == wanted, f"{patient.accession} judged {row['triage']}")
+            heard = not patient.critical or patient.study_uid in log.acknowledged
+            expect(heard, f"{patient.accession}: nobody acknowledged the critical result")
             expect(row["tier"] == "cold", f"{patient.accession} lies on {row['tier']}")
     return rows, wrong
 

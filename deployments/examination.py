@@ -34,10 +34,12 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
             checks.append(_check(purpose, ok=False, state=f"silent on {port}", advice=advice))
     try:
         ready = httpx.get(f"{settings.http_url}/readyz", timeout=5)
-        checks.append(_check("readiness", ok=ready.is_success, state=f"HTTP {ready.status_code}"))
+        advice = "" if ready.is_success else f"{settings.http_url}/readyz names the part"
+        state = f"HTTP {ready.status_code}"
+        checks.append(_check("readiness", ok=ready.is_success, state=state, advice=advice))
     except httpx.HTTPError as error:
         checks.append(_check("readiness", ok=False, state=type(error).__name__))
-    checks += _workers(settings)
+    checks += examine_workers(settings)
     if not settings.is_loopback and settings.allow_cleartext:
         advice = "acceptable only on a trusted network"
         checks.append(_check("cleartext", ok=False, state=f"on {settings.host}", advice=advice))
@@ -68,7 +70,7 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def _workers(settings: Settings) -> list[dict[str, Any]]:
+def examine_workers(settings: Settings) -> list[dict[str, Any]]:
     """Ask Prefect when each queue was last polled: a worker that lives polls all the time."""
     try:
         user, _, password = (settings.home / "secrets/prefect_auth").read_text().partition(":")
@@ -93,7 +95,10 @@ def _last_poll(prefect: httpx.Client, path: str) -> tuple[str, bool]:
     answer = prefect.get(path)
     if not answer.is_success:
         return f"Prefect answers HTTP {answer.status_code}", False
-    polled = answer.json()["last_polled"]
+    try:
+        polled = answer.json()["last_polled"]
+    except (ValueError, TypeError, KeyError):
+        return "unknown: what answers there is no Prefect", False
     if polled is None:
         return "has never polled", False
     seconds = (datetime.now(UTC) - datetime.fromisoformat(polled)).total_seconds()

@@ -113,7 +113,9 @@ class Board:
             if wide:
                 out.add_column("what is special", no_wrap=True)
             for heading in STAGES.values():
-                out.add_column(heading, justify="right", no_wrap=True)
+                # As wide as it will get, so that nothing moves while it fills.
+                width = len("critical") if heading == "AI" else len("99.9")
+                out.add_column(heading, justify="right", no_wrap=True, min_width=width)
             out.add_column("tier", no_wrap=True)
             for row in self._rows.values():
                 out.add_row(*self._cells(row, wide=wide))
@@ -142,7 +144,7 @@ class Board:
             elif stage == "judged" and at is not None:
                 cells.append(Text(row.triage, _OUTCOMES[row.triage]))
             elif at is not None:
-                cells.append(Text(f"{at:.1f}", "green"))
+                cells.append(Text(f"{at:.1f}"[:4].rstrip("."), "green"))
             elif busy:
                 cells.append(Text(_SPINNER[int(self.seconds * 8) % len(_SPINNER)], "yellow"))
                 busy = False

@@ -1,4 +1,4 @@
-"""The documentation names every setting and every error code, as the code has them."""
+"""The documentation names every setting, error code and command, as the code has them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import inspect
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from pydantic.fields import FieldInfo
 
+from deployments.cli import app
 from models import errors
 from models.errors import ANSWERS, OurError, PeerError, SpinechoError, answer_to
 from services.settings import Settings
@@ -19,6 +22,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SETTINGS = (DOCS / "settings.md").read_text(encoding="utf-8")
 ERRORS = (DOCS / "errors.md").read_text(encoding="utf-8")
+SECTIONS = dict(
+    section.split("\n", 1)
+    for section in re.split(
+        r"^## ", (DOCS / "commands.md").read_text(encoding="utf-8"), flags=re.M
+    )[1:]
+)
 HOME = "`/var/lib/spinecho` for root, `~/.local/share/spinecho` for others"
 
 CODED = [
@@ -26,6 +35,19 @@ CODED = [
     for _, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, SpinechoError) and kind not in {PeerError, OurError}
 ]
+
+
+def commands(command: Any, name: str) -> dict[str, Any]:
+    """Every command below a group, by what one types."""
+    if not hasattr(command, "commands"):
+        return {name: command}
+    found: dict[str, Any] = {}
+    for word, part in command.commands.items():
+        found |= commands(part, f"{name} {word}")
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(app), "spinecho")
 
 
 def default_of(name: str, field: FieldInfo) -> str:
@@ -90,6 +112,21 @@ def test_an_error_survives_the_way_between_two_processes() -> None:
     for kind in CODED:
         error = pickle.loads(pickle.dumps(kind("why", location="PID^1^3")))
         assert (type(error), str(error), error.location) == (kind, "why", "PID^1^3")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_documented_with_its_options_and_its_output(name: str) -> None:
+    assert name in SECTIONS, f"docs/commands.md lacks the section '## {name}'"
+    section = SECTIONS[name]
+    # What every command has is said once, at the top.
+    options = {o for p in COMMANDS[name].params for o in p.opts if o.startswith("--")} - {"--json"}
+    assert sorted(o for o in options if f"`{o}" not in section) == []
+    assert "```" in section, "a command is documented with what it prints"
+    assert COMMANDS[name].help
+
+
+def test_no_command_is_documented_that_is_not_there() -> None:
+    assert sorted(SECTIONS) == sorted(COMMANDS)
 
 
 def test_error_codes_are_stable_names_of_one_error_each() -> None:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.cli.terminal import AsJson, console, errors_told, print_json, read_settings, table
+from deployments.cli.terminal import (
+    AsJson,
+    console,
+    errors_told,
+    opened_store,
+    print_json,
+    read_settings,
+    table,
+)
 
 app = typer.Typer(no_args_is_help=True, help="The tiers: hot, warm, cold.")
 _NIGHTLY = time(2, tzinfo=UTC)
@@ -26,18 +34,12 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Print what tier migration would move, and what holds the rest back; nothing is moved."""
-    from services.database.store import Store
     from services.workflow import migration
 
     settings = read_settings()
-    store = Store(settings.store_url, pool_size=1)
-    moment = _moment(as_of, store.clock())
-    try:
-        with errors_told():
-            store.check()
-            planned = migration.plan(store, settings, moment)
-    finally:
-        store.close()
+    with errors_told(), opened_store(settings) as store:
+        moment = _moment(as_of, store.clock())
+        planned = migration.plan(store, settings, moment)
     rows: list[dict[str, Any]] = [
         {
             "accession": m.accession,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deployments.cli.system import addresses
-from deployments.cli.terminal import console, errors_told
+from deployments.cli.terminal import console, errors_told, opened_store
 
 
 def demo(
@@ -18,7 +18,6 @@ def demo(
     from deployments import demonstration
     from deployments.installation import forget, installation
     from deployments.progress import Board, shown
-    from services.database.store import Store
     from services.simulators.inbox import EmrInbox
     from services.simulators.plan import plan
 
@@ -29,8 +28,8 @@ def demo(
         with (
             errors_told(),
             installation(settings, lambda line: console.print(f"[dim]{line}…[/dim]")),
+            opened_store(settings) as store,
         ):
-            store = Store(settings.store_url, pool_size=2)
             patients = plan(demonstration.SEED)
             board = Board(patients, "A morning in the department (synthetic patients)")
             with shown(board, store, console) as say:
@@ -51,7 +50,6 @@ def demo(
                     say(f"letting {days} days pass: tier migration…")
                     demonstration.let_time_pass(settings, days)
             rows, wrong = demonstration.end_state(store, log, inbox)
-            store.close()
             console.print(demonstration.summary(rows, console.width))
             for problem in wrong:
                 console.print(f"[red]wrong[/red]: {problem}")

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from deployments.cli.terminal import (
     console,
     errors_told,
     fail,
+    opened_store,
     print_json,
     read_settings,
     table,
@@ -47,23 +48,24 @@ def try_(
     It goes through the real intake in a transaction that is rolled back: in the store of the
     running installation, or in an empty one where none runs.
     """
-    raw = _message(file.read())
-    settings = read_settings()
     from services.workflow.rehearsal import rehearse
 
-    with errors_told(), _store(settings, empty=empty) as (store, against):
-        rehearsed = rehearse(store, raw, settings=settings)
+    settings = read_settings()
+    with errors_told():
+        raw = _message(file.read(), settings.max_message_bytes)
+        with _store(settings, empty=empty) as (store, against):
+            rehearsed = rehearse(store, raw, settings=settings)
     if as_json:
         print_json(_plain(rehearsed, against))
     else:
         _print(rehearsed, against)
 
 
-def _message(content: bytes) -> bytes:
+def _message(content: bytes, limit: int) -> bytes:
     """Return the one message of a file, which may still be in its MLLP frame."""
     from services.hl7.mllp import START, Deframer
 
-    messages = Deframer().feed(content) if content.startswith(START) else [content]
+    messages = Deframer(limit).feed(content) if content.startswith(START) else [content]
     count = sum(len(re.findall(rb"(?:^|[\r\n])MSH", one)) for one in messages)
     if count > 1:
         fail(f"the file holds {count} messages: try one at a time")
@@ -73,30 +75,27 @@ def _message(content: bytes) -> bytes:
 @contextmanager
 def _store(settings: Settings, *, empty: bool) -> Iterator[tuple[Store, str]]:
     """Give the running installation's store, or else an empty one of our own, and its name."""
-    from services.database import cluster
-    from services.database.store import Store
-
-    store = Store(settings.store_url, pool_size=2)
-    try:
+    with ExitStack() as stack:
+        store = None
         if not empty:
-            try:
-                store.check()
-            except Unavailable:
-                pass
-            else:
-                yield store, _RUNNING
-                return
-    finally:
-        store.close()
+            with suppress(Unavailable):
+                store = stack.enter_context(opened_store(settings))
+        if store is not None:
+            yield store, _RUNNING
+        else:
+            yield stack.enter_context(_empty_store(settings)), _EMPTY
+
+
+@contextmanager
+def _empty_store(settings: Settings) -> Iterator[Store]:
+    from services.database import cluster
+
     home = Path(tempfile.mkdtemp(prefix="spinecho-try-", dir="/var/tmp"))
     home.chmod(0o755)
+    own = settings.model_copy(update={"home": home, "database_url": None})
     try:
-        with cluster.running(Settings(home=home, database_url=None)) as _:
-            own = Store(Settings(home=home, database_url=None).store_url, pool_size=2)
-            try:
-                yield own, _EMPTY
-            finally:
-                own.close()
+        with cluster.running(own), opened_store(own) as store:
+            yield store
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -134,7 +133,7 @@ def _print(rehearsed: Rehearsed, against: str) -> None:
         (c.what, c.change, c.name, ", ".join(_said(*field) for field in c.fields.items()))
         for c in rehearsed.changes
     ]
-    console.print(table(("what", "change", "name", "field by field"), rows))
+    console.print(table(("what", "change", "name", "fields"), rows))
 
 
 def _said(name: str, values: list[Any]) -> str:

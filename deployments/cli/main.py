@@ -15,10 +15,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Carries every MRI study from the physician's order to the archived report.",
 )
-for command in (
-    *(system.up, system.doctor, demo.demo, simulate.simulate),
-    ingest.ingest,
-):
+for command in (system.up, system.doctor, demo.demo, simulate.simulate, ingest.ingest):
     app.command()(command)
 for name, group in {
     "study": study.app,

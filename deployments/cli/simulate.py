@@ -15,6 +15,7 @@ from deployments.cli.terminal import (
     console,
     errors_told,
     fail,
+    opened_store,
     print_json,
     read_settings,
     table,
@@ -59,14 +60,14 @@ def simulate(
             f"{p.scheduled:%H:%M}",
             p.accession or "no order",
             p.name.replace("^", ", "),
-            p.procedure[1],
+            p.reason,
             p.station,
             _PRIORITIES[p.priority],
             Text(peculiarities(p), "bold red" if p.critical else ""),
         )
         for p in patients
     ]
-    columns = ("at", "accession", "patient", "procedure", "scanner", "ordered as", "special")
+    columns = ("at", "accession", "patient", "reason", "scanner", "ordered as", "special")
     day_of = patients[0].scheduled
     console.print(table(columns, rows, title=f"Seed {seed} on {day_of:%Y-%m-%d} (invented)"))
 
@@ -86,13 +87,9 @@ def _live(
 ) -> None:
     from deployments import demonstration
     from deployments.progress import Board, shown
-    from services.database.store import Store
     from services.simulators.inbox import EmrInbox
 
     port = _inbox_port(settings)
-    store = Store(settings.store_url, pool_size=2)
-    with errors_told():
-        store.check()
     try:
         inbox = EmrInbox(port=port)
     except OSError as error:
@@ -100,7 +97,12 @@ def _live(
     events: list[dict[str, Any]] = []
     board = Board(patients, f"Seed {seed} on {patients[0].scheduled:%Y-%m-%d} (invented)")
     screen = Console(stderr=True) if as_json else console
-    with inbox, shown(board, store, screen) as say:
+    with (
+        inbox,
+        errors_told(),
+        opened_store(settings) as store,
+        shown(board, store, screen) as say,
+    ):
 
         def on_event(kind: str, patient: str, detail: str) -> None:
             board.note(kind, patient, detail)
@@ -112,7 +114,6 @@ def _live(
         log = demonstration.department(
             settings, inbox, seed=seed, day=patients[0].scheduled.date(), on_event=on_event
         ).run(timeout_s=timeout)
-    store.close()
     result = {
         "finished": log.finished,
         "seconds": round(log.seconds, 1),

@@ -11,6 +11,7 @@ from deployments.cli.terminal import (
     console,
     errors_told,
     fail,
+    opened_store,
     print_json,
     read_settings,
     table,
@@ -25,32 +26,24 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what happened to a study, by its accession number or Study Instance UID."""
-    from services.database.store import Store
-
-    store = Store(read_settings().store_url, pool_size=1)
-    try:
-        with errors_told():
-            store.check()
-            with store() as uow:
-                by_uid = uow.studies.find(accession)
-                studies = [*uow.studies.find_by_accession(accession), *([by_uid] if by_uid else [])]
-                stories = [
-                    {
-                        "accession": s.accession,
-                        "study_uid": s.study_uid,
-                        "state": s.state.value,
-                        "priority": s.priority.name,
-                        "triage": s.triage,
-                        "tier": s.tier.value,
-                        "timeline": [
-                            {"at": e.at.isoformat(), "kind": e.kind, "summary": e.summary}
-                            for e in uow.timeline.of_study(s.id)
-                        ],
-                    }
-                    for s in studies
-                ]
-    finally:
-        store.close()
+    with errors_told(), opened_store(read_settings()) as store, store() as uow:
+        by_uid = uow.studies.find(accession)
+        studies = [*uow.studies.find_by_accession(accession), *([by_uid] if by_uid else [])]
+        stories = [
+            {
+                "accession": s.accession,
+                "study_uid": s.study_uid,
+                "state": s.state.value,
+                "priority": s.priority.name,
+                "triage": s.triage,
+                "tier": s.tier.value,
+                "timeline": [
+                    {"at": e.at.isoformat(), "kind": e.kind, "summary": e.summary}
+                    for e in uow.timeline.of_study(s.id)
+                ],
+            }
+            for s in studies
+        ]
     if not stories:
         fail(f"no study has accession number or Study UID {accession!r}", code="unknown-key")
     if as_json:

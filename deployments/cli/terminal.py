@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -18,6 +18,9 @@ from rich.text import Text
 
 from models.errors import SpinechoError
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.database.store import Store
 
 # Where nobody can widen the window, a table is as wide as its columns need.
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
@@ -51,9 +54,22 @@ def read_settings() -> Settings:
         fail("; ".join(wrong), code="settings")
 
 
+@contextmanager
+def opened_store(settings: Settings) -> Iterator[Store]:
+    """Give the installation's store for the length of a ``with`` block, once it answers."""
+    from services.database.store import Store
+
+    store = Store(settings.store_url, pool_size=2)
+    try:
+        store.check()
+        yield store
+    finally:
+        store.close()
+
+
 def print_json(value: Any) -> None:
     """Print `value` for a program to read."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def table(

@@ -42,11 +42,10 @@ def try_(
     settings = read_settings()
     studies, skipped = _sorted(folder)
     if not studies:
-        why = (
-            f"none of its {len(skipped)} files is one; {skipped[0]['file']}: {skipped[0]['reason']}"
-            if skipped
-            else "it is empty"
-        )
+        why = "it is empty"
+        if skipped:
+            first = skipped[0]
+            why = f"{len(skipped)} skipped, the first, {first['file']}: {first['reason']}"
         fail(f"no DICOM file to try in {folder}: {why}")
     name, _, version = settings.triage_model.partition("@")
     with (

@@ -22,7 +22,6 @@ from services.simulators.plan import STATIONS, PlannedPatient, plan
 from services.simulators.reader import (
     CRITICAL,
     NORMAL,
-    UNREAD,
     Reader,
     ReadingRoomError,
     Signed,
@@ -330,12 +329,8 @@ class Department:
 
     def _acknowledge_late(self, reader: Reader) -> None:
         """Acknowledge results that turned critical after the study had been read."""
-        for study in reader.reading_list():
-            if (
-                study.critical
-                and study.state not in UNREAD
-                and study.study_uid not in self._log.acknowledged
-            ):
+        for study in reader.unacknowledged():
+            if study.study_uid not in self._log.acknowledged:
                 reader.acknowledge(study)
                 with self._lock:
                     self._log.acknowledged.add(study.study_uid)

@@ -100,6 +100,13 @@ class Reader:
 
     def reading_list(self) -> list[Study]:
         """Fetch the list, in reading order."""
+        return self._listed("studies")
+
+    def unacknowledged(self) -> list[Study]:
+        """Fetch the studies that turned critical after they had been read."""
+        return self._listed("unacknowledged")
+
+    def _listed(self, which: str) -> list[Study]:
         body = self._request("GET", "/api/reading-list", None)
         return [
             Study(
@@ -111,7 +118,7 @@ class Reader:
                 description=str(line.get("description") or ""),
                 critical=bool(line.get("critical")),
             )
-            for line in body["studies"]
+            for line in body[which]
         ]
 
     def read_next(self, status: Status = "final") -> Signed | None:

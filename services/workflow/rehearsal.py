@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, cast
 
 from pydicom import Dataset
-from sqlalchemy import Connection, Row, Table, event, func, or_, select, text
+from pydicom.config import disable_value_validation
+from sqlalchemy import Connection, Row, Table, func, or_, select, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.sql.dml import UpdateBase
 
 from models.errors import Unavailable
 from models.priority import Priority
 from services.database.orders import Orders
 from services.database.patients import Patients
 from services.database.store import Store, UnitOfWork
-from services.database.tables import imaging_order, message_log
+from services.database.tables import imaging_order, message_log, metadata
 from services.dicom.worklist import worklist_item
 from services.settings import Settings
 from services.workflow.messages import Answered, receive_message
@@ -34,6 +34,8 @@ _NAMED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "desk": ("desk", ("kind",)),
 }
 """Table → what it is called here, and the columns that name one of its rows to a person."""
+_UNTOLD: Final = frozenset({"message_log", "message_seen"})
+"""That the message itself is kept is no news."""
 _OWN: Final = frozenset(
     {"id", "patient_id", "order_id", "study_id", "subject", "attributes", "position", "attempt"}
     | {"judged", "version", "at", "created_at", "updated_at", "placed_at"}
@@ -93,55 +95,53 @@ def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
     Raises
     ------
     Unavailable
-        If another transaction is changing the same rows at this moment.
+        If another transaction is changing the same rows at this moment, or the store is away.
     """
     stage = _Stage(store)
     try:
         answered = receive_message(stage, raw, peer="rehearsal", settings=settings)
     except OperationalError as error:
-        raise Unavailable("the same records are being changed at this moment; try again") from error
-    log, changes = stage.log, stage.changes
-    if log is None and answered.repeated:
-        with store() as uow:
+        raise Unavailable(
+            "the store is away, or the same records are being changed at this moment; try again"
+        ) from error
+    log: Any = stage.log
+    if log is None or log.id != answered.message_id:
+        with store() as uow:  # it was received before
             log = uow.messages.get(answered.message_id)
-    return Rehearsed(
-        answered=answered,
-        state=log.state if log else "",
-        error=log.error if log else None,
-        changes=changes,
-    )
+    return Rehearsed(answered=answered, state=log.state, error=log.error, changes=stage.changes)
 
 
 class _Stage(Store):
     """A store whose every unit of work is a rehearsal."""
 
     def __init__(self, real: Store) -> None:
+        self._real = real
         self.engine, self.clock = real.engine, real.clock
         self.changes: list[Change] = []
         self.log: Row[Any] | None = None
 
     def __call__(self) -> UnitOfWork:
-        return _Rehearsal(self)
+        return cast("UnitOfWork", _Rehearsal(self._real(), self))
 
 
 class _TakenBack(Exception):
     """Why the transaction of a rehearsal ends in a rollback."""
 
 
-class _Rehearsal(UnitOfWork):
-    def __init__(self, stage: _Stage) -> None:
-        super().__init__(stage.engine, stage.clock)
-        self._stage = stage
-        self._touched: dict[str, Table] = {}
+class _Rehearsal:
+    """A unit of work that tells what it wrote, and then takes it back."""
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def __init__(self, uow: UnitOfWork, stage: _Stage) -> None:
+        self._uow = uow
+        self._stage = stage
+
+    def __enter__(self) -> UnitOfWork:
+        uow = self._uow.__enter__()
         # One snapshot: what others commit meanwhile must not look like ours.
-        self.connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        self.connection.execute(text("SET LOCAL lock_timeout = '5s'"))
-        self.connection.execute(select(func.pg_current_xact_id()))
-        event.listen(self.connection, "after_execute", self._note)
-        return self
+        uow.connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        uow.connection.execute(text("SET LOCAL lock_timeout = '2s'"))
+        uow.connection.execute(select(func.pg_current_xact_id()))
+        return uow
 
     def __exit__(
         self,
@@ -151,34 +151,38 @@ class _Rehearsal(UnitOfWork):
     ) -> None:
         try:
             if error is None:
-                with self._engine.connect() as before:
-                    self._look(before)
+                with self._stage.engine.connect() as before:
+                    self._look(self._uow.connection, before)
         finally:
-            super().__exit__(kind, error or _TakenBack(), trace)
+            self._uow.__exit__(kind, error or _TakenBack(), trace)
 
-    def _note(self, _connection: Any, statement: Any, *_: Any) -> None:
-        if isinstance(statement, UpdateBase) and isinstance(statement.table, Table):
-            self._touched[statement.table.name] = statement.table
-
-    def _look(self, before: Connection) -> None:
+    def _look(self, after: Connection, before: Connection) -> None:
+        touched = after.execute(
+            text(
+                "SELECT relname FROM pg_stat_xact_user_tables "
+                "WHERE schemaname = current_schema() AND n_tup_ins + n_tup_upd > 0"
+            )
+        )
         written = {
-            name: list(self.connection.execute(_written(table)))
-            for name, table in self._touched.items()
+            table.name: list(after.execute(_written(table)))
+            for table in (metadata.tables.get(str(name)) for name in sorted(touched.scalars()))
+            if table is not None and table.name not in _UNTOLD
         }
-        log = written.pop(message_log.name, [])
-        self._stage.log = log[0] if log else None
-        for name, rows in written.items():
-            self._stage.changes.extend(_changes(self._touched[name], rows, before))
+        self._stage.log = after.execute(
+            select(message_log.c.id, message_log.c.state, message_log.c.error)
+            .order_by(message_log.c.id.desc())
+            .limit(1)
+        ).first()
+        for name in [*(n for n in _NAMED if n in written), *(written.keys() - _NAMED.keys())]:
+            self._stage.changes.extend(_changes(metadata.tables[name], written[name], before))
         orders = {r.id for r in written.get("imaging_order", ())}
         orders |= {r.order_id for r in written.get("scheduled_step", ())}
         patients = {r.id for r in written.get("patient", ())}
         patients |= {r.patient_id for r in written.get("patient_identifier", ())}
         concerned = or_(imaging_order.c.id.in_(orders), imaging_order.c.patient_id.in_(patients))
+        now = self._uow.now
         self._stage.changes.extend(
-            _worklist_changes(
-                _worklist(before, self.now, concerned),
-                _worklist(self.connection, self.now, concerned),
-            )
+            _worklist_changes(_worklist(before, now, concerned), _worklist(after, now, concerned))
         )
 
 
@@ -219,12 +223,13 @@ def _worklist(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     rows = Orders(connection, now).worklist([concerned])
     identifiers = Patients(connection, now).identifiers(row.patient_id for row in rows)
-    return {
-        (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(
-            worklist_item(row, identifiers.get(row.patient_id, []))
-        )
-        for row in rows
-    }
+    with disable_value_validation():  # a long name is the worklist's business, not ours
+        return {
+            (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(
+                worklist_item(row, identifiers.get(row.patient_id, []))
+            )
+            for row in rows
+        }
 
 
 def _item(item: Dataset) -> dict[str, Any]:

@@ -294,7 +294,11 @@ class StandIn:
     def _http(self, handler, body):
         key = handler.headers.get("Idempotency-Key")
         if body is None:
-            status, answer = 200, {"studies": self._reading_list()}
+            rows = self._reading_list()
+            unread = [row for row in rows if row["state"] == "acquired"]
+            answered = {row["study_uid"] for row in unread} | self.acknowledged.keys()
+            late = [r for r in rows if r["critical"] and r["study_uid"] not in answered]
+            status, answer = 200, {"studies": unread, "unacknowledged": late}
         elif key in self.keys:
             status, answer = self.keys[key]
         else:
