@@ -204,7 +204,10 @@ class EmrInbox:
         if verdict == "close":
             return False
         if verdict != "ignore":
-            sock.sendall(wrap(acknowledge(raw, verdict, "; ".join(report.problems))))
+            words = "; ".join(report.problems)
+            if verdict != "AA" and not words:
+                words = f"patient {report.patient_id} is locked"  # as others do, in clear
+            sock.sendall(wrap(acknowledge(raw, verdict, words)))
         return True
 
 

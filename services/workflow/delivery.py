@@ -112,7 +112,8 @@ def deliver(
             if accepted:
                 changes["accepted_at"] = uow.now
             else:
-                failure = Unavailable(f"{destination} answered {reply.code}: {reply.text[:80]}")
+                # Without the answer's text: it may name the patient, and this goes to a log.
+                failure = Unavailable(f"{destination} answered {reply.code}")
             uow.timeline.add(
                 study_id,
                 f"report.{'delivered' if accepted else 'refused'}",

@@ -6,33 +6,14 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import create_engine, text
-
 from services.settings import Settings
 from services.simulators.anatomy import head
 from services.simulators.header import Exam
 from services.simulators.imaging import classic_mr
 from tests.flows.conftest import UID, Department
+from tests.prefect.search import rows_with
 
 NAME, MRN, ACCESSION, WORDS = "QUILLFEATHER", "MRN7755501", "ACC7755502", "zebrafishlike"
-
-
-def rows_with(settings: Settings, words: str) -> dict[str, int]:
-    """How many rows of each table of Prefect's database hold these words, in any column."""
-    engine = create_engine(settings.prefect_store_url.replace("+asyncpg", "+psycopg"))
-    found: dict[str, int] = {}
-    try:
-        with engine.connect() as connection:
-            tables = connection.execute(
-                text("SELECT table_name FROM information_schema.tables WHERE table_schema='public'")
-            ).scalars()
-            for table in tables:
-                query = text(f'SELECT count(*) FROM "{table}" t WHERE t::text ILIKE :words')
-                if count := connection.execute(query, {"words": f"%{words}%"}).scalar_one():
-                    found[table] = count
-    finally:
-        engine.dispose()
-    return found
 
 
 def test_prefect_learns_nothing_of_the_patient(
@@ -60,7 +41,7 @@ def test_prefect_learns_nothing_of_the_patient(
     assert department.study().triage == "critical"
     department.run_stage("critical_escalation")
     department.sign(f"{NAME} has {WORDS} ventricles.")
-    department.inbox.fail_next(1, "AE")  # an error's text is kept too
+    department.inbox.fail_next(1, "AE")  # and it names the patient
     failed = department.run("report_delivery", f"{department.study().id}:1", return_state=True)
     assert failed.is_failed()
     department.run_stage("report_delivery")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,11 +19,13 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.installation import environment, installation
+from deployments.installation import environment
 from services.settings import Settings
 from services.simulators.emr import Emr, Order
 from services.simulators.inbox import EmrInbox
 from services.simulators.reader import Reader
+from tests.journey.engine import Engine, free_ports
+from tests.prefect.search import rows_with
 
 ROOT = Path(__file__).parents[2]
 CORPORA = ROOT.parent / "shared" / "corpora" / "dicom"
@@ -40,7 +40,7 @@ def order(number: str, study_uid: str, **patient: str) -> Order:
     return Order(
         placer=f"P{number}",
         filler=f"F{number}",
-        accession=f"A{number}",
+        accession=f"ACC880{number}",
         procedure_id=f"RP{number}",
         step_id=f"SPS{number}",
         study_uid=study_uid,
@@ -81,26 +81,19 @@ def settings(inbox: EmrInbox) -> Iterator[Settings]:
         quiet_s=2,
         reconcile_s=5,
     )
-    before = dict(os.environ)
+    engine = Engine(settings)
     try:
-        with installation(settings, lambda _: None):
-            yield settings
+        engine.start()
+        yield settings
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        engine.stop()
         shutil.rmtree(home)
 
 
-def free_ports(*names: str) -> dict[str, int]:
-    with ExitStack() as probes:
-        open_ = [probes.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: probe.getsockname()[1] for name, probe in zip(names, open_, strict=True)}
-
-
-def python(settings: Settings, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(settings: Settings, *command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=os.environ | environment(settings) | {"PYTHONPATH": str(ROOT)},
+        command,
+        env=os.environ | environment(settings),
         capture_output=True,
         text=True,
         timeout=120,
@@ -108,7 +101,7 @@ def python(settings: Settings, code: str, *arguments: str) -> subprocess.Complet
 
 
 def spinecho(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return python(settings, "from deployments.cli import app; app()", *arguments)
+    return run(settings, Path(sys.executable).with_name("spinecho"), *arguments)
 
 
 def until(what: str, condition: Callable[[], object], seconds: float = 60) -> None:
@@ -150,9 +143,9 @@ def test_from_receipt_to_report_and_cold_tier(
 
     # Filed from the disk; what is no image is named and left where it is.
     for folder, uid in ((tmp_path / "brain", BRAIN), (CORPORA / "ge_mr750_epi", EPI)):
-        run = spinecho(settings, "ingest", str(folder), "--json")
-        assert run.returncode == 0, run.stderr
-        told: dict[str, Any] = json.loads(run.stdout)
+        ingested = spinecho(settings, "ingest", str(folder), "--json")
+        assert ingested.returncode == 0, ingested.stderr
+        told: dict[str, Any] = json.loads(ingested.stdout)
         (filed,) = told["studies"]
         assert filed["study_uid"] == uid
         assert filed["stored"] == len(originals[uid])
@@ -206,14 +199,22 @@ def test_from_receipt_to_report_and_cold_tier(
 
         # Years pass: both lie on the cold tier and read back to the byte.
         for days in (60, 1000):
-            moved = python(
-                settings,
+            # In a process of its own: Prefect reads its settings when it is imported.
+            passing = (
                 "from deployments.demonstration import let_time_pass\n"
                 "from services.settings import Settings\n"
-                f"let_time_pass(Settings(), {days})",
+                f"let_time_pass(Settings(), {days})"
             )
+            moved = run(settings, sys.executable, "-c", passing)
             assert moved.returncode == 0, moved.stderr
         for uid, files in originals.items():
             assert study(uid, "tier") == "cold"
             assert digests([file.read_bytes() for file in files]) <= retrieve(http, uid)
         assert not [*settings.hot_root.rglob("1.2*/**/*.dcm")]
+
+        # Every run of both studies is in Prefect, and neither patient is (rule 4).
+        for uid, late in ORDERS.items():
+            assert rows_with(settings, study(uid, "id"))["flow_run"] >= 5
+            family = late.patient_name.split("^")[-1]
+            for words in (family, late.accession, uid):
+                assert rows_with(settings, words) == {}, words
