@@ -142,7 +142,7 @@ class Board:
             if not _expected(patient, stage):
                 cells.append(Text("–", "dim"))
             elif stage == "judged" and at is not None:
-                cells.append(Text(row.triage, _OUTCOMES[row.triage]))
+                cells.append(Text(row.triage, _OUTCOMES.get(row.triage, "")))
             elif at is not None:
                 cells.append(Text(f"{at:.1f}"[:4].rstrip("."), "green"))
             elif busy:
@@ -188,7 +188,7 @@ def shown(board: Board, store: Store, console: Console) -> Iterator[Callable[[st
     Where nobody watches, each line is printed and no table is drawn.
     """
     if not console.is_terminal:
-        yield lambda line: console.print(f"[dim]{line}[/dim]")
+        yield lambda line: console.print(Text(line, "dim"), soft_wrap=True)
         return
     stop = Event()
     watching = Thread(target=_watch, args=(board, store, stop), daemon=True)

@@ -6,6 +6,7 @@ import signal
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from deployments.cli.system import addresses
 from deployments.cli.terminal import console, errors_told, opened_store
@@ -52,7 +53,7 @@ def demo(
             rows, wrong = demonstration.end_state(store, log, inbox)
             console.print(demonstration.summary(rows, console.width))
             for problem in wrong:
-                console.print(f"[red]wrong[/red]: {problem}")
+                console.print(Text(f"wrong: {problem}", "red"))
             if not wrong:
                 console.print("[green]the end state is as it should be[/green]")
             if keep:
