@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -18,6 +19,9 @@ from services.database import cluster
 from services.database.store import Store
 from services.database.tables import metadata
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.prefect.server import Prefect
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +56,24 @@ def store(settings: Settings) -> Iterator[Store]:
     store.close()
 
 
+@pytest.fixture(scope="session")
+def prefect(
+    cluster_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prefect]:
+    """A real Prefect server on the session's database."""
+    # Here, for the import takes seconds that most tests need not wait for.
+    from tests.prefect.server import running
+
+    with running(cluster_settings, tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
 # Named, so that loggers are not bound to it for good: a command sends its log elsewhere.
 journal.configure(to=sys.stdout)
 
+
+# A parallel run sets the width of its own terminal; tests expect a file's.
+os.environ.pop("COLUMNS", None)
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 

@@ -22,7 +22,7 @@ from services.workflow.ingestion import files_below, ingest
 from services.workflow.messages import receive_message
 from services.workflow.reporting import sign_report
 from tasks import stages
-from tasks.parts import _model, parts
+from tasks.parts import model, parts
 from tests.dicom.department import series
 from tests.hl7.orders import orm
 
@@ -127,8 +127,8 @@ def department(
                 folder=tmp_path,
             )
         finally:
-            if _model.cache_info().currsize:
-                _model().close()
-            _model.cache_clear()
+            if model.cache_info().currsize:
+                model().close()
+            model.cache_clear()
             parts().store.close()
             parts.cache_clear()
