@@ -13,6 +13,7 @@ from models.lifecycle import StudyState
 from models.priority import Priority
 from models.tier import Tier
 from services.database.tables import outbox
+from tasks.parts import model, parts
 from tests.flows.conftest import UID, Department
 
 IN_60_DAYS = timedelta(days=60)
@@ -58,8 +59,11 @@ def test_triage_of_images_that_cannot_be_read_is_an_outcome_too(department: Depa
 def test_triage_without_a_model_is_an_outcome_too(
     department: Department, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(department.settings, "triage_model", "asymmetry@9.9.9")
     acquired(department)
+    monkeypatch.setenv("SPINECHO_TRIAGE_MODEL", "asymmetry@9.9.9")
+    parts().store.close()
+    parts.cache_clear()
+    model.cache_clear()
     department.run_stage("triage")
     assert department.study().triage == "abstained"
     assert department.told("triage.abstained") == 1
