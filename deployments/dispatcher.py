@@ -11,7 +11,8 @@ import structlog
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
-from deployments.catalogue import apply, catalogue_for, load_flows
+from deployments.applying import apply
+from deployments.catalogue import catalogue_for, load_flows
 from models.events import Stage
 from services import relay
 from services.database.outbox import CHANNEL

@@ -8,7 +8,8 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
-from deployments.catalogue import CATALOGUE, Change, Every, apply, catalogue_for, load_flows
+from deployments.applying import Change, apply
+from deployments.catalogue import CATALOGUE, Every, catalogue_for, load_flows
 from services.settings import Settings
 
 if TYPE_CHECKING:
