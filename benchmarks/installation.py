@@ -13,17 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from deployments.installation import PORTS, free_ports
 from services.database import cluster
 from services.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -45,10 +39,7 @@ def configure(home: Path) -> Settings:
         host="127.0.0.1",
         database_url=None,
         prefect_database_url=None,
-        hl7_port=free_port(),
-        dicom_port=free_port(),
-        http_port=free_port(),
-        prefect_port=free_port(),
+        **free_ports(*PORTS),  # type: ignore[arg-type]
     )
 
 

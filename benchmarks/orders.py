@@ -18,7 +18,8 @@ import psycopg
 from sqlalchemy import func, make_url, select
 
 from benchmarks.figures import Figure, Outcome, latencies
-from benchmarks.installation import database, environment, free_port, listening, ours
+from benchmarks.installation import database, environment, listening, ours
+from deployments.installation import free_port
 from models.study import new_uid
 from services.database.store import Store
 from services.database.tables import imaging_order

@@ -20,7 +20,8 @@ from sqlalchemy import func, select
 
 from benchmarks import dcmtk
 from benchmarks.figures import Figure, Outcome, rates
-from benchmarks.installation import database, environment, free_port, listening, ours
+from benchmarks.installation import database, environment, listening, ours
+from deployments.installation import free_port
 from models.study import new_uid
 from services.database.store import Store
 from services.database.tables import instance

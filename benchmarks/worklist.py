@@ -19,7 +19,8 @@ from pynetdicom.sop_class import ModalityWorklistInformationFind  # type: ignore
 
 from benchmarks import dcmtk
 from benchmarks.figures import Figure, Outcome, latencies
-from benchmarks.installation import database, environment, free_port, listening, ours
+from benchmarks.installation import database, environment, listening, ours
+from deployments.installation import free_port
 from models.order import Code, Order, ScheduledStep
 from models.patient import Identifier, Patient, PersonName
 from models.study import new_id, new_uid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import tempfile
 import time
 from datetime import date, timedelta
@@ -15,6 +14,7 @@ from rich import box
 from rich.table import Table
 from sqlalchemy import select
 
+from deployments.installation import PORTS, free_ports
 from models.priority import Priority
 from services.database.store import Store
 from services.database.tables import desk, imaging_order, outbox
@@ -31,10 +31,9 @@ def demonstration_settings(inbox: EmrInbox) -> Settings:
     """Return settings of a throw-away installation on ports that are free."""
     home = Path(tempfile.mkdtemp(prefix="spinecho-demo-", dir="/var/tmp"))
     home.chmod(0o755)
-    ports = dict(zip(("hl7", "dicom", "http", "prefect"), _free_ports(4), strict=True))
     return Settings(
         home=home,
-        **{f"{name}_port": port for name, port in ports.items()},  # type: ignore[arg-type]
+        **free_ports(*PORTS),  # type: ignore[arg-type]
         destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
         quiet_s=5,
         reconcile_s=20,
@@ -187,11 +186,3 @@ def summary(rows: list[dict[str, Any]], width: int = 120) -> Table:
 
 def _gap(start: Any, end: Any) -> str:
     return "–" if start is None or end is None else f"{(end - start).total_seconds():.1f}"
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 
+from deployments.prefect_server import LOOPBACK
 from deployments.process import start_supervisor
 from deployments.processes import programs, write_supervisor_config
 from models.errors import Unavailable
@@ -100,7 +101,7 @@ def _require_free_ports(settings: Settings) -> None:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((settings.host, port))
+                    probe.bind((host_of(settings, name), port))
                     break
                 except OSError as error:
                     if time.monotonic() > deadline:
@@ -129,6 +130,23 @@ def _wait_until_serving(
             if time.monotonic() > deadline:
                 raise Unavailable(f"{name} did not come up; see {settings.home / 'log'}")
             time.sleep(0.25)
+
+
+def free_ports(*names: str) -> dict[str, int]:
+    """Return, for each name, another port of loopback that nobody listens on at the moment."""
+    with ExitStack() as probes:
+        held = [probes.enter_context(socket.create_server((LOOPBACK, 0))) for _ in names]
+        return {name: int(probe.getsockname()[1]) for name, probe in zip(names, held, strict=True)}
+
+
+def free_port() -> int:
+    """Return one such port."""
+    return free_ports("any")["any"]
+
+
+def host_of(settings: Settings, port: str) -> str:
+    """Return where the part that has this port setting listens: Prefect never leaves the house."""
+    return LOOPBACK if port == "prefect_port" else settings.host
 
 
 def _answers(host: str, port: int) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydicom.uid import MRImageStorage
 
+from deployments.installation import free_port
 from models.tier import Tier
 from services.archive.tiers import Tiers
 from services.database.store import Store
@@ -22,12 +23,6 @@ from services.settings import Settings
 from tests.dicom.department import associated, image, place
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

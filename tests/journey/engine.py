@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,15 +16,6 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from deployments.installation import environment
 from services.settings import Settings
-
-
-def free_ports(*names: str) -> dict[str, int]:
-    """Return a free port for each name."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return dict(zip(names, ports, strict=True))
 
 
 class Engine:

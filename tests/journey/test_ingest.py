@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +22,7 @@ from services.settings import Settings
 from services.simulators.emr import Emr, Order
 from services.simulators.inbox import EmrInbox
 from services.simulators.reader import Reader
-from tests.journey.engine import Engine, free_ports
+from tests.journey.engine import Engine
 from tests.prefect.search import rows_with
 
 ROOT = Path(__file__).parents[2]
@@ -60,34 +58,6 @@ ORDERS = {
     ),
     EPI: order("2", EPI, patient_id="DEV", patient_name="Test^Regression", birth_date="", sex=""),
 }
-
-
-@pytest.fixture(scope="module")
-def inbox() -> Iterator[EmrInbox]:
-    with EmrInbox() as inbox:
-        yield inbox
-
-
-@pytest.fixture(scope="module")
-def settings(inbox: EmrInbox) -> Iterator[Settings]:
-    """An installation that is up."""
-    # Not pytest's own: the database's account has to reach it.
-    home = Path(tempfile.mkdtemp(prefix="spinecho-journey-", dir="/var/tmp"))
-    home.chmod(0o755)
-    settings = Settings(
-        home=home,
-        **free_ports("hl7_port", "dicom_port", "http_port", "prefect_port"),  # type: ignore[arg-type]
-        destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
-        quiet_s=2,
-        reconcile_s=5,
-    )
-    engine = Engine(settings)
-    try:
-        engine.start()
-        yield settings
-    finally:
-        engine.stop()
-        shutil.rmtree(home)
 
 
 def run(settings: Settings, *command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -129,8 +99,9 @@ def retrieve(http: httpx.Client, study_uid: str) -> set[str]:
 
 @pytest.mark.timeout(280)
 def test_from_receipt_to_report_and_cold_tier(
-    settings: Settings, inbox: EmrInbox, tmp_path: Path
+    engine: Engine, inbox: EmrInbox, tmp_path: Path
 ) -> None:
+    settings = engine.settings
     (tmp_path / "brain").mkdir()
     (archive,) = (CORPORA / "studyforrest_T1w").glob("*.tar.xz")
     with tarfile.open(archive) as packed:

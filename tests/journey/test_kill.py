@@ -5,13 +5,9 @@ What was acknowledged is there afterwards, and nothing was sent twice.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -21,11 +17,10 @@ from models.tier import Tier
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.database.tables import imaging_order, instance, message_log
-from services.settings import Settings
 from services.simulators.department import DayLog, Department
 from services.simulators.inbox import EmrInbox
 from services.simulators.scanner import STORED
-from tests.journey.engine import Engine, free_ports
+from tests.journey.engine import Engine
 
 VICTIMS = (
     "hl7",
@@ -63,33 +58,6 @@ def kill_one_after_another(
         else:
             engine.wait_for_restart()
     return killed
-
-
-@pytest.fixture
-def inbox() -> Iterator[EmrInbox]:
-    with EmrInbox() as inbox:
-        yield inbox
-
-
-@pytest.fixture
-def engine(inbox: EmrInbox) -> Iterator[Engine]:
-    # Not below pytest's own directory, which the database's account may not enter.
-    home = Path(tempfile.mkdtemp(prefix="spinecho-kill-", dir="/var/tmp"))
-    home.chmod(0o755)
-    settings = Settings(
-        home=home,
-        destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
-        quiet_s=5,
-        reconcile_s=10,
-        **free_ports("hl7_port", "dicom_port", "http_port", "prefect_port"),
-    )
-    engine = Engine(settings)
-    try:
-        engine.start()
-        yield engine
-    finally:
-        engine.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.timeout(600)

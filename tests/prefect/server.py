@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from deployments.catalogue import apply
+from deployments.applying import apply
+from deployments.installation import free_port
 from deployments.prefect_server import (
     api_url,
     client_environment,
@@ -159,13 +159,6 @@ class Prefect:
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

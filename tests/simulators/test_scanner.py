@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 
+from deployments.installation import free_port
 from services.simulators.anatomy import head
 from services.simulators.commitment import CommitmentBox
 from services.simulators.emr import Emr
@@ -37,11 +38,6 @@ def dcmtk(name):
     if path is None:
         pytest.skip(f"DCMTK's {name} is not installed")
     return path
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture

@@ -14,16 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.installation import free_port
 from services.database.store import Store
 from services.settings import Settings
 from tests.web.department import CASES, morning
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def start(settings: Settings, **variables: str) -> subprocess.Popen[bytes]:
