@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 
-from deployments.installation import PORTS
+from deployments.installation import PORTS, host_of
 from deployments.prefect_server import api_url
 from deployments.process import WORKERS
 from models.errors import SpinechoError
@@ -27,7 +27,7 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
     for name, purpose in PORTS.items():
         port = getattr(settings, name)
         try:
-            socket.create_connection((settings.host, port), 2).close()
+            socket.create_connection((host_of(settings, name), port), 2).close()
             checks.append(_check(purpose, ok=True, state=f"answers on {port}"))
         except OSError:
             advice = f"run 'spinecho up'; its log is below {settings.home / 'log'}"

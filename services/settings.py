@@ -140,8 +140,8 @@ class Settings(BaseSettings):
 
     @property
     def prefect_url(self) -> str:
-        """Base URL of Prefect's server."""
-        return f"http://{self.host}:{self.prefect_port}"
+        """Base URL of Prefect's server, which is on loopback whatever `host` is."""
+        return f"http://127.0.0.1:{self.prefect_port}"
 
     @property
     def hot_root(self) -> Path:

@@ -11,8 +11,11 @@ from prefect.server.utilities import encryption
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_valid_setting_names
 
+from deployments.installation import host_of
 from deployments.prefect_server import (
+    LOOPBACK,
     OUTSIDE_THE_MODEL,
+    api_url,
     client_environment,
     database_url,
     process_environment,
@@ -20,6 +23,7 @@ from deployments.prefect_server import (
     server_environment,
     server_secrets,
 )
+from services.settings import Settings as SpinechoSettings
 
 
 @pytest.fixture
@@ -95,3 +99,10 @@ def test_the_server_listens_on_loopback_only(server: dict[str, str]) -> None:
     assert server["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
     command = server_command(port=4200)
     assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_prefect_is_asked_where_it_listens_whatever_the_host() -> None:
+    settings = SpinechoSettings(host="192.0.2.1", allow_cleartext=True)
+    assert f"{settings.prefect_url}/api" == api_url(settings.prefect_port)
+    assert host_of(settings, "prefect_port") == LOOPBACK
+    assert host_of(settings, "http_port") == "192.0.2.1"
