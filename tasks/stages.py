@@ -109,7 +109,8 @@ async def find_priors(study_id: str) -> int:
             study = uow.studies.get(study_id)
             count = len(uow.studies.priors(study_id, study.patient_id)) if study.patient_id else 0
             kinds = {e.kind for e in uow.timeline.of_study(study_id)}
-            if "worklist.published" not in kinds:
+            # An order that came after its images has no step left to be done.
+            if not kinds & {"worklist.published", "order.joined"}:
                 uow.timeline.add(
                     study_id, "worklist.published", f"on the worklist; {count} prior(s) here"
                 )

@@ -34,8 +34,6 @@ _NAMED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "desk": ("desk", ("kind",)),
 }
 """Table → what it is called here, and the columns that name one of its rows to a person."""
-_UNTOLD: Final = frozenset({"message_log", "message_seen"})
-"""That the message itself is kept is no news."""
 _OWN: Final = frozenset(
     {"id", "patient_id", "order_id", "study_id", "subject", "attributes", "position", "attempt"}
     | {"judged", "version", "at", "created_at", "updated_at", "placed_at"}
@@ -166,7 +164,8 @@ class _Rehearsal:
         written = {
             table.name: list(after.execute(_written(table)))
             for table in (metadata.tables.get(str(name)) for name in sorted(touched.scalars()))
-            if table is not None and table.name not in _UNTOLD
+            # That the message itself is kept is no news.
+            if table is not None and table is not message_log
         }
         self._stage.log = after.execute(
             select(message_log.c.id, message_log.c.state, message_log.c.error)

@@ -118,6 +118,8 @@ def test_a_held_report_goes_out_once_its_order_has_come(department: Department) 
     assert "report_delivery" in department.open_stages()
     department.run_stage("report_delivery")
     assert [report.answered for report in department.inbox.messages] == ["AA"]
+    assert department.told("order.joined") == 1
+    assert department.told("worklist.published") == 0
 
 
 def test_tier_migration_moves_once_and_leaves_what_it_cannot_copy(department: Department) -> None:
