@@ -28,7 +28,9 @@ demo: .venv/.ready ## A morning in the department, over the real protocols; KEEP
 	@$(BIN)/spinecho demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
 test: .venv/.ready ## Run every test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/journey
+	@# Each of these starts a whole installation and wants the machine for itself.
+	@$(BIN)/python -m pytest -q tests/journey
 
 lint: .venv/.ready ## Style, types and the arrow of imports
 	@$(BIN)/ruff check .
