@@ -208,7 +208,7 @@ def _dsn(settings: Settings) -> str:
 
 
 def _require(settings: Settings, acknowledged: int) -> None:
-    store = Store(settings.store_url)
+    store = Store(settings)
     try:
         with store() as uow:
             kept = uow.connection.scalar(select(func.count()).select_from(imaging_order))

@@ -67,7 +67,7 @@ def run(directory: Path) -> Outcome:
         return outcome
     with ExitStack() as stack:
         settings = stack.enter_context(database(directory / "store"))
-        store = Store(settings.store_url)
+        store = Store(settings)
         stack.callback(store.close)
         theirs = directory / "storescp"
         theirs.mkdir()

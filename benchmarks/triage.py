@@ -58,7 +58,7 @@ def run(directory: Path) -> Outcome:
     settings = configure(directory / "triage")
     with ExitStack() as stack:
         stack.enter_context(_installation(settings, directory))
-        store = Store(settings.store_url)
+        store = Store(settings)
         stack.callback(store.close)
         # Not counted: readiness says nothing of Prefect, and a worker's first run imports.
         _fill(store, 1)

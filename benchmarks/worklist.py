@@ -54,7 +54,7 @@ def run(directory: Path) -> Outcome:
     }
     with ExitStack() as stack:
         settings = stack.enter_context(database(directory / "worklist"))
-        store = Store(settings.store_url)
+        store = Store(settings)
         stack.callback(store.close)
         schedule(store)
         stack.enter_context(

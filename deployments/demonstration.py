@@ -85,7 +85,7 @@ def let_time_pass(settings: Settings, days: int) -> None:
         if run.state is None or not run.state.is_completed():
             raise RuntimeError(f"tier migration ended as {run.state and run.state.name}")
 
-    store = Store(settings.store_url, pool_size=1)
+    store = Store(settings, pool_size=1)
     as_of = store.clock() + timedelta(days=days)
     store.close()
     asyncio.run(migrate(as_of.isoformat()))

@@ -27,7 +27,7 @@ _LOOK_S = 1.0
 
 async def main(settings: Settings) -> None:
     """Apply the catalogue, start again what a crash left behind, then relay until SIGTERM."""
-    store = Store(settings.store_url, pool_size=2)
+    store = Store(settings, pool_size=2)
     task = asyncio.current_task()
     if task is not None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -47,7 +47,7 @@ def examine(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _database(settings: Settings) -> list[dict[str, Any]]:
-    store = Store(settings.store_url, pool_size=1)
+    store = Store(settings, pool_size=1)
     try:
         store.check()
         with store() as uow:

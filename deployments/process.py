@@ -80,7 +80,7 @@ def main(name: str) -> None:
 
 def wait_for_store(settings: Settings) -> None:
     """Wait until the database answers and carries our tables."""
-    store = Store(settings.store_url, pool_size=1)
+    store = Store(settings, pool_size=1)
     while True:
         try:
             store.check()

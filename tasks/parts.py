@@ -28,7 +28,7 @@ class Parts:
 def parts() -> Parts:
     """Return this process's parts; the first call reads the settings and connects."""
     settings = Settings()
-    return Parts(settings=settings, store=Store(settings.store_url), tiers=Tiers(settings))
+    return Parts(settings=settings, store=Store(settings), tiers=Tiers(settings))
 
 
 @cache

@@ -48,7 +48,7 @@ def settings(cluster_settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.store_url)
+    store = Store(settings)
     tables = ", ".join(f'"{name}"' for name in metadata.tables)
     with store.engine.begin() as connection:
         connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))

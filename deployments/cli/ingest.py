@@ -41,7 +41,7 @@ def ingest(
     file was refused, or none was found.
     """
     settings = read_settings()
-    store = Store(settings.store_url, pool_size=2)
+    store = Store(settings, pool_size=2)
     errors = Console(stderr=True, highlight=False)
     columns = (TextColumn("filing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:

@@ -59,7 +59,7 @@ def opened_store(settings: Settings) -> Iterator[Store]:
     """Give the installation's store for the length of a ``with`` block, once it answers."""
     from services.database.store import Store
 
-    store = Store(settings.store_url, pool_size=2)
+    store = Store(settings, pool_size=2)
     try:
         store.check()
         yield store

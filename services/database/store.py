@@ -20,6 +20,7 @@ from services.database.peers import Peers
 from services.database.reports import Reports
 from services.database.studies import Studies
 from services.database.timeline import Timeline
+from services.settings import Settings
 
 
 def utc_now() -> datetime:
@@ -74,8 +75,8 @@ class Store:
 
     Parameters
     ----------
-    url : str
-        SQLAlchemy URL of a PostgreSQL database, driver psycopg 3.
+    settings : Settings
+        Say where the database is.
     pool_size : int
         Connections kept open; one per thread that commits at once is enough.
     clock : callable, optional
@@ -83,10 +84,10 @@ class Store:
     """
 
     def __init__(
-        self, url: str, *, pool_size: int = 8, clock: Callable[[], datetime] = utc_now
+        self, settings: Settings, *, pool_size: int = 8, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self.engine = create_engine(
-            url,
+            settings.store_url,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,

@@ -54,7 +54,7 @@ def serve(settings: Settings) -> None:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    store = Store(settings.store_url, pool_size=16)
+    store = Store(settings, pool_size=16)
     try:
         store.check()
         server = StorageServer(store, Tiers(settings))

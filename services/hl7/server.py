@@ -43,7 +43,7 @@ async def main() -> None:
     """Serve until SIGTERM."""
     configure()
     settings = Settings()
-    store = Store(settings.store_url)
+    store = Store(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -75,7 +75,7 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     configure()
     settings = Settings()
-    store = Store(settings.store_url, pool_size=16)
+    store = Store(settings, pool_size=16)
     try:
         serve(settings, store)
     except SpinechoError as error:

@@ -355,7 +355,7 @@ def test_the_capability_statement_says_what_is_served(fhir: httpx.Client, store:
 
 
 def test_a_database_that_is_down_is_told_as_transient(settings: Settings) -> None:
-    broken = Store("postgresql+psycopg://postgres@/spinecho?host=/nowhere")
+    broken = Store(settings.model_copy(update={"database_url": "postgresql:///x?host=/nowhere"}))
     mounts = {FHIR_R4: fhir_app(broken)}
     with serving(create_app(settings, broken, mounts=mounts)) as url:
         answer = httpx.get(f"{url}{FHIR_R4}/Patient/x")

@@ -81,7 +81,7 @@ def test_kill_9_loses_nothing_acknowledged_and_sends_nothing_twice(
         log = department.run(timeout_s=420)
         over.set()
         assert killing.result() == list(VICTIMS), log.problems
-    store = Store(settings.store_url, pool_size=1)
+    store = Store(settings, pool_size=1)
     try:
         wait_until_done(store, 120)
         assert log.finished, log.problems

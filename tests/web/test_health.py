@@ -34,7 +34,7 @@ def test_a_full_disk_is_not_ready(settings: Settings, store: Store) -> None:
 
 
 def test_without_a_database_the_process_lives_and_says_what_is_down(settings: Settings) -> None:
-    broken = Store("postgresql+psycopg://postgres@/spinecho?host=/nowhere")
+    broken = Store(settings.model_copy(update={"database_url": "postgresql:///x?host=/nowhere"}))
     with serving(create_app(settings, broken)) as url, httpx.Client(base_url=url) as http:
         assert http.get("/healthz").status_code == 200
         ready = http.get("/readyz")
