@@ -12,8 +12,9 @@ import httpx
 from deployments.installation import PORTS, host_of
 from deployments.prefect_server import api_url
 from deployments.process import WORKERS
-from models.errors import SpinechoError
+from models.errors import ProfileError, SpinechoError
 from services.database.store import Store
+from services.hl7.profiles import load
 from services.settings import Settings
 
 LATE: Final = timedelta(minutes=5)
@@ -23,7 +24,7 @@ SILENT_S: Final = 60
 
 def examine(settings: Settings) -> list[dict[str, Any]]:
     """Return, for every part, its name, whether it is well, its state and what to do."""
-    checks = [*_database(settings), _disk(settings)]
+    checks = [*_database(settings), _disk(settings), _profiles(settings)]
     for name, purpose in PORTS.items():
         port = getattr(settings, name)
         try:
@@ -103,6 +104,20 @@ def _last_poll(prefect: httpx.Client, path: str) -> tuple[str, bool]:
         return "has never polled", False
     seconds = (datetime.now(UTC) - datetime.fromisoformat(polled)).total_seconds()
     return f"polled {max(0, seconds):.0f} s ago", seconds < SILENT_S
+
+
+def _profiles(settings: Settings) -> dict[str, Any]:
+    try:
+        known = load(settings.profile_root)
+    except ProfileError as error:
+        advice = (
+            "the listener goes on with the last good ones and would not start anew; correct the "
+            "file and ask 'spinecho hl7 check FILE'"
+        )
+        return _check("HL7 profiles", ok=False, state=str(error), advice=advice)
+    active = [name for name, declared in known.items() if declared.profile.active]
+    state = f"in force: {', '.join(active)}" if active else "none in force"
+    return _check("HL7 profiles", ok=True, state=state)
 
 
 def _disk(settings: Settings) -> dict[str, Any]:

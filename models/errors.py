@@ -19,6 +19,7 @@ The tree; the first word in brackets is the stable code::
         ├── OutOfResources   [out-of-resources] disk, database or time exhausted
         ├── Unavailable      [unavailable]      a part we need is down
         ├── DamagedCopy      [damaged-copy]     a copy does not read back as its original
+        ├── ProfileError     [profile]          an interface profile is wrong: correct the file
         └── ModelError       [model]            a triage model cannot be run: fix the installation
             ├── ModelNotFoundError [model.not_found] no such folder, or a file of it is missing
             ├── CardError          [model.card]      the card is not what a card must be
@@ -150,6 +151,12 @@ class DamagedCopy(OurError):
     code = "damaged-copy"
 
 
+class ProfileError(OurError):
+    """An interface profile cannot be used as it is written."""
+
+    code = "profile"
+
+
 class ModelError(OurError):
     """A triage model cannot be trusted or run."""
 
@@ -211,6 +218,7 @@ ANSWERS: Final[dict[type[SpinechoError], Answer]] = {
     OutOfResources: Answer(ack="AE", hl7_code="207", dimse=0xA700, http=507),
     Unavailable: Answer(ack="AE", hl7_code="207", dimse=0xA700, http=503),
     DamagedCopy: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500),
+    ProfileError: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500),
     ModelError: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500),
 }
 _INTERNAL: Final = Answer(ack="AE", hl7_code="207", dimse=0x0110, http=500)

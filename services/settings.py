@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
     max_associations: int = Field(50, description="DICOM associations served at once.")
     max_message_bytes: int = Field(16 * 1024 * 1024, description="Largest HL7 message taken.")
+    profiles_dir: Path | None = Field(
+        None, description="Interface profiles of sending systems; `profiles` below the home."
+    )
     destinations: dict[str, str] = Field(
         default_factory=dict, description="Where reports go: name → mllp://host:port."
     )
@@ -96,7 +99,7 @@ class Settings(BaseSettings):
         """Let the environment win over the file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
 
-    @field_validator("home", "warm_path")
+    @field_validator("home", "warm_path", "profiles_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -142,6 +145,11 @@ class Settings(BaseSettings):
     def prefect_url(self) -> str:
         """Base URL of Prefect's server, which is on loopback whatever `host` is."""
         return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def profile_root(self) -> Path:
+        """Directory of the installation's own interface profiles."""
+        return self.profiles_dir or self.home / "profiles"
 
     @property
     def hot_root(self) -> Path:

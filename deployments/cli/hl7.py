@@ -28,6 +28,8 @@ from services.settings import Settings
 
 if TYPE_CHECKING:
     from services.database.store import Store
+    from services.hl7.profile import Declared
+    from services.hl7.standardising import Rewriting, Standardiser
     from services.workflow.rehearsal import Rehearsed
 
 _RUNNING = "the running installation"
@@ -41,6 +43,10 @@ def try_(
     empty: Annotated[
         bool, typer.Option("--empty", help="Try it against an empty store in any case.")
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Read it by this profile (a name or a file) instead of its sender's."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a message would be answered and what it would change; nothing is written.
@@ -53,12 +59,106 @@ def try_(
     settings = read_settings()
     with errors_told():
         raw = _message(file.read(), settings.max_message_bytes)
+        profiles = _candidate(settings, profile) if profile else _profiles(settings)
         with _store(settings, empty=empty) as (store, against):
-            rehearsed = rehearse(store, raw, settings=settings)
+            rehearsed = rehearse(store, raw, settings=settings, profiles=profiles)
     if as_json:
         print_json(_plain(rehearsed, against))
     else:
         _print(rehearsed, against)
+
+
+@app.command("profiles")
+def list_profiles(
+    show: Annotated[
+        str | None, typer.Option(help="Print the file of this profile, to be copied and edited.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the interface profiles: whose messages each is for, and whether it is in force."""
+    from services.hl7.profiles import load
+
+    settings = read_settings()
+    with errors_told():
+        known = load(settings.profile_root)
+        if show is not None:
+            typer.echo(_named(known, show).text, nl=False)
+            return
+    rows: list[dict[str, Any]] = [
+        {
+            "name": declared.profile.name,
+            "title": declared.profile.title,
+            "applications": list(declared.profile.sender.application),
+            "facilities": list(declared.profile.sender.facility),
+            "versions": list(declared.profile.sender.versions),
+            "origin": declared.origin,
+            "active": declared.profile.active,
+            "digest": declared.digest,
+            "file": declared.file,
+        }
+        for declared in known.values()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        (
+            *(row["name"], row["title"], " ".join(row["applications"])),
+            *(" ".join(row["facilities"]), " ".join(row["versions"]) or "any", row["origin"]),
+            Text("in force", "green") if row["active"] else "not in force",
+        )
+        for row in rows
+    ]
+    columns = ("name", "title", "MSH-3", "MSH-4", "versions", "origin", "state")
+    console.print(table(columns, shown))
+    console.print(f"the installation's own: {settings.profile_root}", soft_wrap=True)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A profile, wherever it lies.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a profile is right, and where it is not; nothing is put in force."""
+    from services.hl7.profiles import load, read_file, require_one_each
+
+    settings = read_settings()
+    with errors_told():
+        declared = read_file(file, "file")
+        name = declared.profile.name
+        # As it would be among the others, once it lies there under its name.
+        require_one_each([*(load(settings.profile_root) | {name: declared}).values()])
+    said = {"name": name, "active": declared.profile.active, "digest": declared.digest}
+    if as_json:
+        print_json(said)
+    else:
+        state = "in force once it lies" if declared.profile.active else "not in force even"
+        console.print(
+            f"{file} is right: profile {name}, {state} in {settings.profile_root} as {name}.toml",
+            soft_wrap=True,
+        )
+
+
+def _profiles(settings: Settings) -> Rewriting:
+    from services.hl7.profiles import Profiles
+
+    return Profiles(settings.profile_root)
+
+
+def _candidate(settings: Settings, name: str) -> Standardiser:
+    """Return a profile by its name or its file, whether it is in force or not."""
+    from services.hl7.profiles import load, read_file
+    from services.hl7.standardising import Standardiser
+
+    if name.endswith(".toml"):
+        return Standardiser(read_file(Path(name), "file"))
+    return Standardiser(_named(load(settings.profile_root), name))
+
+
+def _named(known: dict[str, Declared], name: str) -> Declared:
+    if name not in known:
+        fail(f"there is no profile {name}; known are {', '.join(known)}", code="profile")
+    return known[name]
 
 
 def _message(content: bytes, limit: int) -> bytes:
@@ -102,6 +202,7 @@ def _empty_store(settings: Settings) -> Iterator[Store]:
 
 def _plain(rehearsed: Rehearsed, against: str) -> dict[str, Any]:
     answered = rehearsed.answered
+    standard = rehearsed.standard
     lines = (answered.acknowledgement or b"").decode().split("\r")
     return {
         "against": against,
@@ -109,6 +210,9 @@ def _plain(rehearsed: Rehearsed, against: str) -> dict[str, Any]:
         "repeated": answered.repeated,
         "state": rehearsed.state,
         "error": rehearsed.error,
+        "profile": standard.profile if standard and standard.profile else None,
+        "profile_digest": standard.digest if standard and standard.profile else None,
+        "rewritten": [note._asdict() for note in (standard.notes if standard else ())],
         "acknowledgement": [line for line in lines if line],
         "changes": [
             {"what": c.what, "change": c.change, "name": c.name, "fields": c.fields}
@@ -121,6 +225,18 @@ def _print(rehearsed: Rehearsed, against: str) -> None:
     plain = _plain(rehearsed, against)
     code = Text(plain["code"], "green" if plain["code"] in {"AA", "none"} else "bold red")
     console.print(f"tried against {against}")
+    if plain["profile"]:
+        console.print(f"read by profile {plain['profile']} ({plain['profile_digest'][:16]})")
+        if plain["rewritten"]:
+            notes = [
+                [Text(value, overflow="fold") for value in note.values()]
+                for note in plain["rewritten"]
+            ]
+            console.print(table(("place", "sent", "read as", "by"), notes))
+        else:
+            console.print("it changes nothing in this message")
+    else:
+        console.print("read as IHE has it: no profile is for this sender")
     console.print("answer", code, f"({plain['state']})", plain["error"] or "", markup=False)
     for line in plain["acknowledgement"]:
         console.print(f"  {line}", markup=False)

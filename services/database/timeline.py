@@ -16,6 +16,11 @@ class Timeline:
     def __init__(self, connection: Connection, now: datetime) -> None:
         self._connection = connection
         self._now = now
+        self._known: dict[str, Any] = {}
+
+    def noting(self, **evidence: Any) -> None:
+        """Put evidence beside that of every entry that this unit of work adds from here on."""
+        self._known |= evidence
 
     def add(
         self, study_id: str, kind: str, summary: str, *, actor: str = "spinecho", **evidence: Any
@@ -41,7 +46,7 @@ class Timeline:
                 kind=kind,
                 summary=summary,
                 actor=actor,
-                evidence=evidence,
+                evidence=self._known | evidence,
             )
         )
 

@@ -8,6 +8,7 @@ import signal
 from models.errors import Unavailable
 from services.database.store import Store
 from services.hl7.listener import MllpListener
+from services.hl7.profiles import Profiles
 from services.journal import configure
 from services.settings import Settings
 from services.workflow.messages import keep_fragment, receive_message
@@ -20,6 +21,8 @@ async def serve(settings: Settings, store: Store) -> MllpListener:
     ------
     Unavailable
         If it would speak cleartext off loopback and no setting allows that.
+    ProfileError
+        If an interface profile is wrong.
     """
     if not (settings.is_loopback or settings.allow_cleartext):
         raise Unavailable(
@@ -27,8 +30,10 @@ async def serve(settings: Settings, store: Store) -> MllpListener:
             "network is trusted"
         )
 
+    profiles = Profiles(settings.profile_root)
+
     def receive(message: bytes, peer: str) -> bytes | None:
-        answered = receive_message(store, message, peer=peer, settings=settings)
+        answered = receive_message(store, message, peer=peer, settings=settings, profiles=profiles)
         return answered.acknowledgement
 
     def keep(rest: bytes, peer: str, reason: str) -> None:

@@ -9,9 +9,10 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from models.errors import OurError, PeerError, SpinechoError
-from services.database.store import Store
+from services.database.store import Store, UnitOfWork
 from services.hl7.acknowledgement import NEVER_ANSWERED, acknowledge
-from services.hl7.er7 import parse
+from services.hl7.er7 import Message, parse
+from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.dispatch import Applied, Received, apply
 
@@ -29,7 +30,14 @@ class Answered:
     repeated: bool = False
 
 
-def receive_message(store: Store, raw: bytes, *, peer: str, settings: Settings) -> Answered:
+def receive_message(
+    store: Store,
+    raw: bytes,
+    *,
+    peer: str,
+    settings: Settings,
+    profiles: Rewriting | None = None,
+) -> Answered:
     """Record and apply one message; whatever it is, its bytes are kept.
 
     Returns only after the commit, so that the acknowledgement may be sent (rule 1). The same
@@ -44,6 +52,8 @@ def receive_message(store: Store, raw: bytes, *, peer: str, settings: Settings) 
     peer : str
         Address of the sender, for the log.
     settings : Settings
+    profiles : Rewriting, optional
+        Knows how each sender writes; without it every message is read as IHE has it.
 
     Raises
     ------
@@ -90,8 +100,9 @@ def receive_message(store: Store, raw: bytes, *, peer: str, settings: Settings) 
             # A savepoint: the message stays recorded when what it asks for is undone.
             savepoint = uow.connection.begin_nested()
             try:
+                asked = message if profiles is None else _standard(uow, message, raw, profiles)
                 applied = apply(
-                    Received(uow=uow, message=message, message_id=message_id, settings=settings)
+                    Received(uow=uow, message=asked, message_id=message_id, settings=settings)
                 )
                 savepoint.commit()
             except PeerError as error:
@@ -132,3 +143,10 @@ def keep_fragment(store: Store, raw: bytes, *, peer: str, reason: str) -> None:
             state="fragment",
             error=reason,
         )
+
+
+def _standard(uow: UnitOfWork, message: Message, raw: bytes, profiles: Rewriting) -> Message:
+    standard = profiles.standardised(message, raw)
+    uow.timeline.noting(**standard.evidence)
+    standard.require()
+    return standard.message

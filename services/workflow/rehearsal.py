@@ -13,13 +13,15 @@ from pydicom.config import disable_value_validation
 from sqlalchemy import Connection, Row, Table, func, or_, select, text
 from sqlalchemy.exc import OperationalError
 
-from models.errors import Unavailable
+from models.errors import SpinechoError, Unavailable
 from models.priority import Priority
 from services.database.orders import Orders
 from services.database.patients import Patients
 from services.database.store import Store, UnitOfWork
 from services.database.tables import imaging_order, message_log, metadata
 from services.dicom.worklist import worklist_item
+from services.hl7.er7 import parse
+from services.hl7.standardising import Rewriting, Standard
 from services.settings import Settings
 from services.workflow.messages import Answered, receive_message
 
@@ -82,9 +84,13 @@ class Rehearsed:
     state: str = ""
     error: str | None = None
     changes: list[Change] = field(default_factory=list)
+    standard: Standard | None
+    """The message after its sender's profile."""
 
 
-def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
+def rehearse(
+    store: Store, raw: bytes, *, settings: Settings, profiles: Rewriting | None = None
+) -> Rehearsed:
     """Receive a message as if a sender had sent it, and take everything back.
 
     Row locks are held for that moment, and a number drawn from a sequence (accession numbers, ids
@@ -97,7 +103,9 @@ def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
     """
     stage = _Stage(store)
     try:
-        answered = receive_message(stage, raw, peer="rehearsal", settings=settings)
+        answered = receive_message(
+            stage, raw, peer="rehearsal", settings=settings, profiles=profiles
+        )
     except OperationalError as error:
         raise Unavailable(
             "the store is away, or the same records are being changed at this moment; try again"
@@ -106,7 +114,21 @@ def rehearse(store: Store, raw: bytes, *, settings: Settings) -> Rehearsed:
     if log is None or log.id != answered.message_id:
         with store() as uow:  # it was received before
             log = uow.messages.get(answered.message_id)
-    return Rehearsed(answered=answered, state=log.state, error=log.error, changes=stage.changes)
+    return Rehearsed(
+        answered=answered,
+        state=log.state,
+        error=log.error,
+        changes=stage.changes,
+        standard=_standard(raw, profiles),
+    )
+
+
+def _standard(raw: bytes, profiles: Rewriting | None) -> Standard | None:
+    try:
+        message = parse(raw)
+    except SpinechoError:
+        return None  # the answer says why
+    return Standard(message) if profiles is None else profiles.standardised(message, raw)
 
 
 class _Stage(Store):

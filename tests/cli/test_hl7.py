@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from services.workflow.messages import receive_message
 from services.workflow.rehearsal import rehearse
 from tests.cli.conftest import Terminal
 from tests.hl7.orders import adt, orm
+from tests.hl7.senders import epic
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpora" / "hl7"
 
@@ -165,3 +167,65 @@ def test_where_nothing_runs_an_empty_store_is_asked_and_that_is_said(terminal: T
     said = terminal.json("hl7", "try", "-", stdin=orm())
     assert (said["against"], said["code"]) == ("an empty store", "AA")
     assert ("worklist item", "added", "SPS1") in changes(said)
+
+
+# Interface profiles
+
+
+def test_a_candidate_shows_what_it_would_change(installed: Terminal, store: Store) -> None:
+    before = counts(store)
+    said = installed.json("hl7", "try", "-", "--profile", "epic", stdin=epic())
+    assert (said["profile"], said["code"]) == ("epic", "AA")
+    assert {"place": "OBR-24.1", "before": "MRI", "after": "MR", "rule": "value"} in said[
+        "rewritten"
+    ]
+    (item,) = (c for c in said["changes"] if c["what"] == "worklist item")
+    assert item["fields"]["AccessionNumber"] == [None, "A2026000123"]
+    assert counts(store) == before
+    without = installed.json("hl7", "try", "-", stdin=epic())
+    assert (without["profile"], without["rewritten"]) == (None, [])
+
+
+def test_a_message_is_tried_by_the_profile_that_is_in_force(
+    installed: Terminal, store: Store, tmp_path: Path
+) -> None:
+    directory = tmp_path / "home" / "profiles"
+    directory.mkdir(parents=True)
+    shown = installed.run("hl7", "profiles", "--show", "epic").stdout
+    (directory / "epic.toml").write_text(shown.replace("active = false", "active = true"))
+    said = installed.json("hl7", "try", "-", stdin=epic(accession=""))
+    assert (said["profile"], said["code"]) == ("epic", "AE")
+    assert said["error"].startswith("missing-field at OBR^1^3")
+    assert "read by profile epic" in installed.run("hl7", "try", "-", stdin=epic()).stdout
+    (listed,) = (p for p in installed.json("hl7", "profiles") if p["name"] == "epic")
+    assert (listed["origin"], listed["active"]) == ("installed", True)
+
+
+def test_a_profile_is_checked_wherever_it_lies(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "mine"\ntitle = "t"\n[sender]\napplication = ["A"]\n')
+    assert terminal.json("hl7", "check", file)["name"] == "mine"
+    assert "mine.toml" in terminal.run("hl7", "check", file).stdout
+    file.write_text(file.read_text() + "aplication = 1\n")
+    result = terminal.run("hl7", "check", file)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("profile: ")
+    assert "line 5: sender.aplication: no such key" in result.stderr
+    assert terminal.run("hl7", "check", tmp_path / "none.toml").exit_code == 1
+
+
+def test_a_profile_that_is_not_there_is_named(installed: Terminal, store: Store) -> None:
+    result = installed.run("hl7", "try", "-", "--profile", "nobody", stdin=orm())
+    assert result.exit_code == 1
+    assert "nobody" in result.stderr
+    assert "meditech" in result.stderr
+
+
+def test_the_doctor_tells_of_a_wrong_profile(terminal: Terminal, tmp_path: Path) -> None:
+    directory = tmp_path / "home" / "profiles"
+    directory.mkdir(parents=True)
+    (directory / "a.toml").write_text("name = 1\n")
+    checks = json.loads(terminal.run("doctor", "--json").stdout)
+    (check,) = (c for c in checks if c["part"] == "HL7 profiles")
+    assert not check["ok"]
+    assert "line 1: name" in check["state"]
