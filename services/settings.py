@@ -81,8 +81,21 @@ class Settings(BaseSettings):
     profiles_dir: Path | None = Field(
         None, description="Interface profiles of sending systems; `profiles` below the home."
     )
+    hl7_connections: int = Field(64, ge=1, description="MLLP connections served at once.")
+    hl7_tls_certificate: Path | None = Field(
+        None, description="Certificate (PEM) of our MLLP, which then speaks TLS only."
+    )
+    hl7_tls_key: Path | None = Field(
+        None, description="Its private key (PEM), where it is in a file of its own."
+    )
+    hl7_tls_client_ca: Path | None = Field(
+        None, description="Authority (PEM) that MLLP clients must have a certificate of."
+    )
+    hl7_tls_ca: Path | None = Field(
+        None, description="Authority (PEM) of mllps:// destinations; the system's by default."
+    )
     destinations: dict[str, str] = Field(
-        default_factory=dict, description="Where reports go: name → mllp://host:port."
+        default_factory=dict, description="Where reports go: name → mllp://host:port, or mllps://."
     )
     triage_model: str = Field("asymmetry@1.0.0", description="Triage model, name@version.")
     triage_timeout_s: float = Field(60, description="Seconds until a triage run abstains.")
@@ -99,7 +112,15 @@ class Settings(BaseSettings):
         """Let the environment win over the file."""
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
 
-    @field_validator("home", "warm_path", "profiles_dir")
+    @field_validator(
+        "home",
+        "warm_path",
+        "profiles_dir",
+        "hl7_tls_certificate",
+        "hl7_tls_key",
+        "hl7_tls_client_ca",
+        "hl7_tls_ca",
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

@@ -165,7 +165,7 @@ def _message(content: bytes, limit: int) -> bytes:
     """Return the one message of a file, which may still be in its MLLP frame."""
     from services.hl7.mllp import START, Deframer
 
-    messages = Deframer(limit).feed(content) if content.startswith(START) else [content]
+    messages = list(Deframer(limit).feed(content)) if content.startswith(START) else [content]
     count = sum(len(re.findall(rb"(?:^|[\r\n])MSH", one)) for one in messages)
     if count > 1:
         fail(f"the file holds {count} messages: try one at a time")

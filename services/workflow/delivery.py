@@ -100,7 +100,12 @@ def deliver(
             return Delivered(destination=destination, state="superseded")
         message = uow.messages.get(delivery.message_id)
         try:
-            raw, reply = send(settings.destinations[destination], message.raw, delivery.control_id)
+            raw, reply = send(
+                settings.destinations[destination],
+                message.raw,
+                delivery.control_id,
+                settings=settings,
+            )
         except Unavailable as error:
             failure = error
             changes: dict[str, Any] = {"error": str(error)}

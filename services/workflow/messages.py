@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -10,13 +11,15 @@ from sqlalchemy.exc import DBAPIError
 
 from models.errors import OurError, PeerError, SpinechoError
 from services.database.store import Store, UnitOfWork
-from services.hl7.acknowledgement import NEVER_ANSWERED, acknowledge
+from services.hl7.acknowledgement import NEVER_ANSWERED, TooLong, acknowledge
 from services.hl7.er7 import Message, parse
 from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.dispatch import Applied, Received, apply
 
 log = structlog.get_logger()
+
+_LONGEST_HEADER = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,11 @@ class Answered:
     """MSA-1, or ``none`` where no answer is due."""
     acknowledgement: bytes | None
     repeated: bool = False
+
+    @property
+    def answers(self) -> list[bytes]:
+        """What is sent back, each in a frame of its own."""
+        return [] if self.acknowledgement is None else [self.acknowledgement]
 
 
 def receive_message(
@@ -61,10 +69,7 @@ def receive_message(
         If the database is away: nothing is kept and nothing may be acknowledged.
     """
     digest = sha256(raw).hexdigest()
-    try:
-        message, unreadable = parse(raw), None
-    except SpinechoError as error:
-        message, unreadable = None, error
+    message, unreadable = _read(raw, settings.max_message_bytes)
     sender = message.sender if message else ""
     control_id = message.control_id if message else ""
     kind = message.type if message else ""
@@ -96,7 +101,7 @@ def receive_message(
             uow.messages.answer(message_id, state="noted")
             return Answered(message_id=message_id, code="none", acknowledgement=None)
         applied, failure = Applied(), unreadable
-        if message is not None:
+        if message is not None and unreadable is None:
             # A savepoint: the message stays recorded when what it asks for is undone.
             savepoint = uow.connection.begin_nested()
             try:
@@ -129,6 +134,18 @@ def receive_message(
         )
     log.info("hl7.answered", message=message_id, type=kind, ack=code, state=state)
     return Answered(message_id=message_id, code=code, acknowledgement=acknowledgement)
+
+
+def _read(raw: bytes, limit: int) -> tuple[Message | None, SpinechoError | None]:
+    try:
+        if len(raw) <= limit:
+            return parse(raw), None
+        # Its header alone, which is enough to answer it.
+        header = re.split(rb"[\r\n]", raw.lstrip(), maxsplit=1)[0][:_LONGEST_HEADER]
+        too_long = TooLong(f"the message is larger than {limit} bytes", location="MSH^1")
+        return parse(header), too_long
+    except SpinechoError as error:
+        return None, error
 
 
 def keep_fragment(store: Store, raw: bytes, *, peer: str, reason: str) -> None:

@@ -75,8 +75,34 @@ def test_framing_has_an_inverse_whatever_the_chunks(messages: list[bytes], size:
     assert deframer.rest == b""
 
 
-def test_frames_are_bounded() -> None:
+def test_of_a_message_too_long_one_byte_more_than_the_limit_is_handed_over() -> None:
+    deframer = Deframer(limit=1000)
+    given = [m for _ in range(39) for m in deframer.feed(b"\x0b" * (_ == 0) + b"x" * 100)]
+    assert given == []
+    assert len(deframer.rest) < 1100
+    assert list(deframer.feed(b"\x1c")) == []
+    assert list(deframer.feed(b"\r\x0bnext\x1c\r")) == [b"x" * 1001, b"next"]
+
+
+def test_what_never_ends_or_never_begins_is_no_mllp() -> None:
+    deframer = Deframer(limit=1000)
     with pytest.raises(Malformed):
-        Deframer(limit=1000).feed(b"\x0b" + b"x" * 1001)
+        list(deframer.feed(b"\x0b" + b"x" * 6000))
     with pytest.raises(Malformed):
-        Deframer().feed(b"x" * 70_000)
+        list(Deframer().feed(b"x" * 70_000))
+
+
+def test_messages_before_the_fault_are_still_handed_over() -> None:
+    given = Deframer().feed(frame(b"good") + b"x" * 70_000)
+    assert next(given) == b"good"
+    with pytest.raises(Malformed):
+        next(given)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_frame_that_begins_inside_another_ends_it(cut: int) -> None:
+    stream = b"\x0bMSH|half" + frame(b"MSH|whole") + b"\r\n"
+    deframer = Deframer()
+    assert [*deframer.feed(stream[:cut]), *deframer.feed(stream[cut:])] == [b"MSH|whole"]
+    assert deframer.abandoned == [b"MSH|half"]
+    assert deframer.pending == 0

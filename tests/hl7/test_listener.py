@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,29 +18,6 @@ from services.settings import Settings
 from tests.hl7.orders import adt, omi, orm
 
 CORPUS = Path(__file__).parents[2].parent / "shared" / "corpora" / "hl7"
-
-
-@pytest.fixture
-def port(store: Store, settings: Settings) -> Iterator[int]:
-    """The real listener on a socket of its own."""
-    loop = asyncio.new_event_loop()
-    ready: list[int] = []
-    started, stop = threading.Event(), asyncio.Event()
-
-    async def run() -> None:
-        listener = await serve(settings.model_copy(update={"hl7_port": 0}), store)
-        ready.append(listener.port)
-        started.set()
-        await stop.wait()
-        await listener.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    started.wait(10)
-    yield ready[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
-    loop.close()
 
 
 def talk(port: int, *messages: bytes) -> list[bytes]:
@@ -216,7 +191,7 @@ def test_an_acknowledgement_is_never_acknowledged(port: int) -> None:
 def test_cleartext_off_loopback_is_refused(store: Store, settings: Settings) -> None:
     open_to_all = settings.model_copy(update={"host": "0.0.0.0", "hl7_port": 0})
     with pytest.raises(Unavailable, match="SPINECHO_ALLOW_CLEARTEXT"):
-        asyncio.run(serve(open_to_all, store))
+        serve(open_to_all, store)
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the public corpora are not beside this checkout")
