@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from services.hl7.profile import Declared
     from services.hl7.standardising import Rewriting, Standardiser
     from services.workflow.rehearsal import Rehearsed
+    from services.workflow.replay import Played, Summary
 
 _RUNNING = "the running installation"
 _EMPTY = "an empty store"
@@ -137,6 +140,102 @@ def check(
             f"{file} is right: profile {name}, {state} in {settings.profile_root} as {name}.toml",
             soft_wrap=True,
         )
+
+
+@app.command()
+def replay(
+    since: Annotated[datetime, typer.Option(help="From this time on, in UTC.")],
+    profile: Annotated[str, typer.Option(help="The candidate: the name of a profile, or a file.")],
+    until: Annotated[datetime | None, typer.Option(help="Before this time, in UTC.")] = None,
+    sender: Annotated[
+        str | None, typer.Option(help="Of this sender only: MSH-3, or MSH-3|MSH-4.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many only.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Play recorded messages with a candidate profile and say what would have differed.
+
+    The profiles in force and the candidate each get an empty store of their own, where the real
+    intake takes the messages in the order in which they came; the installation's is only read.
+    """
+    from services.hl7.profiles import Force, load
+    from services.workflow.replay import Summary, recorded
+    from services.workflow.replay import replay as play
+
+    settings = read_settings()
+    with errors_told():
+        candidate = _candidate(settings, profile).declared
+        known = load(settings.profile_root)
+        others = [d for name, d in known.items() if name != candidate.profile.name]
+        chosen = replace(candidate, profile=candidate.profile.model_copy(update={"active": True}))
+        with opened_store(settings) as store:
+            messages = recorded(
+                store,
+                since=since.replace(tzinfo=UTC),
+                until=until and until.replace(tzinfo=UTC),
+                sender=sender,
+                limit=limit,
+            )
+        played, summary = [], Summary()
+        with ExitStack() as stack:
+            stores = tuple(stack.enter_context(_empty_store(settings)) for _ in range(2))
+            by = (Force(known.values()), Force([chosen, *others]))
+            for one in play(messages, (stores[0], stores[1]), by, settings=settings):
+                summary.count(one)
+                if not one.unchanged:
+                    played.append(one)
+    if as_json:
+        print_json(
+            {"profile": candidate.profile.name, "digest": candidate.digest}
+            | {"messages": [_plain_played(one) for one in played], "summary": asdict(summary)}
+        )
+    else:
+        _print_played(played, summary)
+
+
+def _plain_played(played: Played) -> dict[str, Any]:
+    message = played.message
+    return {
+        "id": message.id,
+        "at": message.at,
+        "sender": message.sender,
+        "type": message.type,
+        "code": list(played.code),
+        "error": list(played.error),
+        "profile": list(played.profile),
+        "differences": [asdict(difference) for difference in played.differences],
+    }
+
+
+def _print_played(played: list[Played], summary: Summary) -> None:
+    rows = []
+    for one in played:
+        told = [
+            f"{d.what} {d.field}: {_shown(d.in_force)} → {_shown(d.candidate)}"
+            for d in one.differences
+        ]
+        told += [f"now {one.error[0]}"] if one.error[0] else []
+        told += [f"then {one.error[1]}"] if one.error[1] and one.error[1] != one.error[0] else []
+        code = one.code[0] if one.code[0] == one.code[1] else " → ".join(one.code)
+        at = f"{one.message.at:%Y-%m-%d %H:%M:%S}"
+        rows.append(
+            (one.message.id, at, one.message.sender, one.message.type, code, "\n".join(told))
+        )
+    if rows:
+        columns = ("message", "at", "sender", "type", "answer", "what would differ")
+        console.print(table(columns, rows))
+    console.print(
+        f"{summary.messages} messages: {summary.unchanged} unchanged, "
+        f"{summary.accepted} now accepted, {summary.refused} now refused"
+    )
+    if summary.fields:
+        most = sorted(summary.fields.items(), key=lambda counted: -counted[1])
+        fields = ", ".join(f"{name} {count}" for name, count in most)
+        console.print(f"fields changed: {fields}", soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value in (None, "") else str(value)
 
 
 def _profiles(settings: Settings) -> Rewriting:

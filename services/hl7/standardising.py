@@ -7,13 +7,14 @@ the message it was given as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
-from models.errors import MissingField
+from models.errors import MissingField, PeerError
 from services.hl7.er7 import NULL, Delimiters, Message, Segment, parse
 from services.hl7.profile import Declared, Format, IdentifierRule, Place, places
 from services.hl7.requests import is_imaging
@@ -49,6 +50,10 @@ class Standard:
         Which profile it was; both empty for none.
     missing
         The first required place that a new order leaves empty, as an ERL, and its name.
+    moved
+        Standard place → where this sender may have it.
+    sent
+        The message as it came.
     """
 
     message: Message
@@ -56,6 +61,34 @@ class Standard:
     digest: str = ""
     notes: tuple[Note, ...] = ()
     missing: tuple[str, str] | None = None
+    moved: Mapping[Place, tuple[Place, ...]] = field(default_factory=dict)
+    sent: Message | None = None
+
+    @contextmanager
+    def as_sent(self) -> Iterator[None]:
+        """Tell of an error at the place where the sender has the value, not where IHE has it."""
+        try:
+            yield
+        except PeerError as error:
+            error.location = self._sent_at(error.location)
+            raise
+
+    def _sent_at(self, location: str | None) -> str | None:
+        parts = (location or "").split("^")
+        if self.sent is None or len(parts) < 3 or not parts[1].isdigit():
+            return location
+        # A segment that stands once an order counts as the order's own does.
+        number = int(parts[1])
+        for standard, places_sent in self.moved.items():
+            if standard.location(number) == location:
+                valued = (
+                    place
+                    for place in places_sent
+                    for segment in self.sent.all(place.segment)
+                    if _get(list(segment.fields), place, self.sent.delimiters)
+                )
+                return next(valued, places_sent[0]).location(number)
+        return location
 
     @property
     def evidence(self) -> dict[str, str]:
@@ -98,14 +131,11 @@ class Standardiser:
             *_edits(profile.format, _formatted, "format"),
         ]
         self._constants = [(places(key), text) for key, text in profile.constants.items()]
-        self._required = [
-            (
-                key,
-                places(key),
-                next((m.sources[0] for m in self._moves if m.key == key and m.sources), None),
-            )
-            for key in profile.required
-        ]
+        sent = {move.key: move.sources[0] for move in self._moves if move.sources}
+        self._required = [(key, places(key), sent.get(key)) for key in profile.required]
+        self._moved = {
+            target: move.sources for move in self._moves if move.sources for target in move.targets
+        }
 
     def standardised(self, message: Message, raw: bytes) -> Standard:
         """Return the message with every value at its IHE place; `message` stays as it is.
@@ -145,7 +175,15 @@ class Standardiser:
             for place, label in _START:
                 for row in draft.rows(place.segment):
                     draft.edit(row, place, label, self._zoned, "time zone")
-        return Standard(draft.message(), profile.name, self.declared.digest, tuple(notes), missing)
+        return Standard(
+            draft.message(),
+            profile.name,
+            self.declared.digest,
+            tuple(notes),
+            missing,
+            self._moved,
+            message,
+        )
 
     def _move(self, draft: _Draft) -> None:
         # Everything is read before anything is written: two places may change with each other.

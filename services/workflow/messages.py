@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -105,10 +107,10 @@ def receive_message(
             # A savepoint: the message stays recorded when what it asks for is undone.
             savepoint = uow.connection.begin_nested()
             try:
-                asked = message if profiles is None else _standard(uow, message, raw, profiles)
-                applied = apply(
-                    Received(uow=uow, message=asked, message_id=message_id, settings=settings)
-                )
+                with _standard(uow, message, raw, profiles) as asked:
+                    applied = apply(
+                        Received(uow=uow, message=asked, message_id=message_id, settings=settings)
+                    )
                 savepoint.commit()
             except PeerError as error:
                 savepoint.rollback()
@@ -162,8 +164,16 @@ def keep_fragment(store: Store, raw: bytes, *, peer: str, reason: str) -> None:
         )
 
 
-def _standard(uow: UnitOfWork, message: Message, raw: bytes, profiles: Rewriting) -> Message:
+@contextmanager
+def _standard(
+    uow: UnitOfWork, message: Message, raw: bytes, profiles: Rewriting | None
+) -> Iterator[Message]:
+    """Give the message as IHE has it, and tell of what is wrong with it where its sender has it."""
+    if profiles is None:
+        yield message
+        return
     standard = profiles.standardised(message, raw)
     uow.timeline.noting(**standard.evidence)
-    standard.require()
-    return standard.message
+    with standard.as_sent():
+        standard.require()
+        yield standard.message

@@ -89,19 +89,25 @@ class Rehearsed:
 
 
 def rehearse(
-    store: Store, raw: bytes, *, settings: Settings, profiles: Rewriting | None = None
+    store: Store,
+    raw: bytes,
+    *,
+    settings: Settings,
+    profiles: Rewriting | None = None,
+    keep: bool = False,
 ) -> Rehearsed:
     """Receive a message as if a sender had sent it, and take everything back.
 
     Row locks are held for that moment, and a number drawn from a sequence (accession numbers, ids
-    of the log) stays drawn; nothing else remains.
+    of the log) stays drawn; nothing else remains. With `keep` everything stays: a store of the
+    rehearsal's own may play one message after the other.
 
     Raises
     ------
     Unavailable
         If another transaction is changing the same rows at this moment, or the store is away.
     """
-    stage = _Stage(store)
+    stage = _Stage(store, keep=keep)
     try:
         answered = receive_message(
             stage, raw, peer="rehearsal", settings=settings, profiles=profiles
@@ -134,8 +140,9 @@ def _standard(raw: bytes, profiles: Rewriting | None) -> Standard | None:
 class _Stage(Store):
     """A store whose every unit of work is a rehearsal."""
 
-    def __init__(self, real: Store) -> None:
+    def __init__(self, real: Store, *, keep: bool) -> None:
         self._real = real
+        self.keep = keep
         self.engine, self.clock = real.engine, real.clock
         self.changes: list[Change] = []
         self.log: Row[Any] | None = None
@@ -169,12 +176,17 @@ class _Rehearsal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        end = error
         try:
             if error is None:
+                end = None if self._stage.keep else _TakenBack()
                 with self._stage.engine.connect() as before:
                     self._look(self._uow.connection, before)
+        except BaseException as fault:
+            end = fault
+            raise
         finally:
-            self._uow.__exit__(kind, error or _TakenBack(), trace)
+            self._uow.__exit__(kind, end, trace)
 
     def _look(self, after: Connection, before: Connection) -> None:
         touched = after.execute(

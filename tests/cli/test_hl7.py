@@ -229,3 +229,56 @@ def test_the_doctor_tells_of_a_wrong_profile(terminal: Terminal, tmp_path: Path)
     (check,) = (c for c in checks if c["part"] == "HL7 profiles")
     assert not check["ok"]
     assert "line 1: name" in check["state"]
+
+
+# Recorded traffic with a candidate
+
+
+def test_a_candidate_is_played_over_what_was_recorded(
+    installed: Terminal, store: Store, settings: Settings, tmp_path: Path
+) -> None:
+    def receive(raw: bytes) -> None:
+        receive_message(store, raw, peer="test", settings=settings)
+
+    receive(orm(control_id="before", placer="P1", accession="A1", uid="1.2.1"))
+    with store() as uow:
+        between = uow.now
+    receive(epic())  # read otherwise: accession, priority, class, modality
+    receive(epic(control_id="E2", accession="", placer="11"))  # refused by the candidate
+    receive(orm(placer="P2", accession="A2", uid="1.2.2"))  # somebody else's
+    receive(orm(control_id=""))  # refused by both
+    before = counts(store)
+    since = between.strftime("%Y-%m-%dT%H:%M:%S")
+    said = installed.json("hl7", "replay", "--since", since, "--profile", "epic")
+    assert counts(store) == before
+    first, second = (m for m in said["messages"] if m["profile"] == ["", "epic"])
+    assert first["code"] == ["AA", "AA"]
+    read = {
+        f"{d['what']}.{d['field']}": (d["in_force"], d["candidate"]) for d in first["differences"]
+    }
+    assert read["order.accession"] == ("D987654", "A2026000123")
+    assert read["step.sps_id"] == ("own", "A2026000123")
+    assert "order.priority" not in read, "STAT is understood by both"
+    assert read["step.modality"] == ("MRI", "MR")
+    assert read["order.patient_class"] == ("EMERGENCY", "E")
+    assert not any(name.endswith("study_uid") for name in read), "it is given here by both"
+    assert second["code"] == ["AA", "AE"]
+    assert "OBR^1^3" in second["error"][1]
+    summary = said["summary"]
+    assert summary["unchanged"] == summary["messages"] - 2
+    assert (summary["accepted"], summary["refused"]) == (0, 1)
+    assert summary["fields"]["step.modality"] == 1
+    (gone,) = second["differences"]
+    assert (gone["what"], gone["in_force"], gone["candidate"]) == ("worklist item", "added", None)
+
+    one = installed.run(
+        *("hl7", "replay", "--since", since, "--profile", "epic", "--sender", "EMR", "--limit", "1")
+    )
+    assert one.exit_code == 0, one.output
+    assert "1 messages: 1 unchanged, 0 now accepted, 0 now refused" in one.stdout
+
+
+def test_a_replay_asks_for_the_installation(terminal: Terminal) -> None:
+    result = terminal.run("hl7", "replay", "--since", "2026-01-01", "--profile", "epic")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("unavailable: ")

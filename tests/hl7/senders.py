@@ -10,16 +10,16 @@ from __future__ import annotations
 ACCESSION = "A2026000123"
 
 
-def epic(*, control_id: str = "E1", control: str = "NW", accession: str = ACCESSION) -> bytes:
+def epic(*, control_id: str = "E1", placer: str = "987654", accession: str = ACCESSION) -> bytes:
     """Order number with EPC, accession in OBR-3, identifiers of types of its own."""
     return _message(
         f"MSH|^~\\&|EPIC|HOSP|||20260301080000|1148|ORM^O01|{control_id}|P|2.3",
         "PID|1||0012345^^^HOSP^MRN~E777^^^EPI^EPI~123-45-6789^^^SSA^SSN||DOE^JANE^Q||19800214|F",
         "PV1|1|EMERGENCY|ED^B12^1|||||9876^REF^ANNA^^^^^^PROVID|||||||||||V123^^^HOSP",
-        f"ORC|{control}|987654^EPC|{accession}||SC||^^^20260301090000^^STAT|||||"
+        f"ORC|NW|{placer}^EPC|{accession}||SC||^^^20260301090000^^STAT|||||"
         "9876^REF^ANNA^^^^^^PROVID||||||MR1AE",
-        f"OBR|1|987654^EPC|{accession}|MRBRWO^MRI brain w/o contrast^EAP|||||||||"
-        "Acute severe headache|||9876^REF^ANNA^^^^^^PROVID||DEPT-7|own|own||||MRI|||"
+        f"OBR|1|{placer}^EPC|{accession}|MRBRWO^MRI brain w/o contrast^EAP|||||||||"
+        f"Acute severe headache|||9876^REF^ANNA^^^^^^PROVID||D{placer}|own|own||||MRI|||"
         "^^^20260301090000^^STAT",
     )
 

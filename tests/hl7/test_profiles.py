@@ -492,6 +492,17 @@ def test_an_order_without_what_its_profile_requires_is_refused_at_the_place(
         assert uow.orders.worklist() == []
 
 
+def test_a_wrong_value_is_told_at_the_place_where_its_sender_has_it(
+    store: Store, settings: Settings, profiles: Profiles
+) -> None:
+    for raw, place in (
+        (epic(accession="A" * 17), b"OBR^1^3^104&"),
+        (meditech().replace(b"202603010900", b"tomorrow"), b"OBR^1^7^102&"),
+    ):
+        answered = receive_message(store, raw, peer="test", settings=settings, profiles=profiles)
+        assert place in (answered.acknowledgement or b"")
+
+
 def test_the_shipped_profiles_say_that_they_are_starting_points() -> None:
     known = load(Path("/nowhere"))
     assert known.keys() == {"ihe", "epic", "cerner", "meditech"}

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from models.errors import ProfileError
-from services.hl7.er7 import Message
+from services.hl7.er7 import Message, Segment
 from services.hl7.profile import Declared, Origin, read_profile
 from services.hl7.standardising import Standard, Standardiser
 
@@ -60,15 +60,13 @@ class Profiles:
         self._next = clock() + look_s
         self._seen = self._look()
         self._known = load(directory)
-        self._force = _Force(self._known.values())
+        self._force = Force(self._known.values())
 
     def standardised(self, message: Message, raw: bytes) -> Standard:
         """Return the message after its sender's profile, or as it is where none is for it."""
         if self._clock() >= self._next:
             self._look_again()
-        msh = message.msh
-        chosen = self._force.of((msh.get(3), msh.get(4), msh.get(12)))
-        return Standard(message) if chosen is None else chosen.standardised(message, raw)
+        return self._force.standardised(message, raw)
 
     def _look(self) -> _Seen:
         seen = []
@@ -87,7 +85,7 @@ class Profiles:
                 return
             self._seen = seen
             known = load(self._directory)
-            self._force = _Force(known.values())
+            self._force = Force(known.values())
             changed = sorted(
                 name
                 for name in known.keys() | self._known.keys()
@@ -101,15 +99,23 @@ class Profiles:
             self._looking.release()
 
 
-class _Force:
-    """The profiles that are in force together, and whose they turned out to be."""
+class Force:
+    """The profiles that are in force together, and whose they turned out to be.
+
+    Of two that are for one sender the first counts.
+    """
 
     def __init__(self, known: Iterable[Declared]) -> None:
         self._active = [Standardiser(declared) for declared in known if declared.profile.active]
         self._of: dict[tuple[str, str, str], Standardiser | None] = {}
 
-    def of(self, sender: tuple[str, str, str]) -> Standardiser | None:
-        """Return the profile for this MSH-3.1, MSH-4.1 and MSH-12.1."""
+    def standardised(self, message: Message, raw: bytes) -> Standard:
+        """Return the message after its sender's profile, or as it is where none is for it."""
+        chosen = self._for(message.msh)
+        return Standard(message) if chosen is None else chosen.standardised(message, raw)
+
+    def _for(self, msh: Segment) -> Standardiser | None:
+        sender = (msh.get(3), msh.get(4), msh.get(12))
         try:
             return self._of[sender]
         except KeyError:
