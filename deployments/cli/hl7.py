@@ -211,11 +211,16 @@ def _print_played(played: list[Played], summary: Summary) -> None:
     rows = []
     for one in played:
         told = [
-            f"{d.what} {d.field}: {_shown(d.in_force)} → {_shown(d.candidate)}"
+            f"{d.what}{'' if d.field == 'presence' else f' {d.field}'}: "
+            f"{_shown(d.in_force)} → {_shown(d.candidate)}"
             for d in one.differences
         ]
-        told += [f"now {one.error[0]}"] if one.error[0] else []
-        told += [f"then {one.error[1]}"] if one.error[1] and one.error[1] != one.error[0] else []
+        if one.error[0] != one.error[1]:
+            told += [
+                f"{whose}: {error}"
+                for whose, error in zip(("in force", "candidate"), one.error, strict=True)
+                if error
+            ]
         code = one.code[0] if one.code[0] == one.code[1] else " → ".join(one.code)
         at = f"{one.message.at:%Y-%m-%d %H:%M:%S}"
         rows.append(

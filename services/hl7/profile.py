@@ -95,7 +95,7 @@ class Place:
 
     @classmethod
     def read(cls, text: str) -> Place:
-        """Read ``OBR-3``, ``PID-3.1``, ``NDL-1.1.2`` or ``OBX-5.1[3.1=ACCN]``.
+        """Read ``OBR-3``, ``PID-3.1``, ``OBR-34.1.2`` or ``OBX-5.1[3.1=ACCN]``.
 
         Raises
         ------

@@ -15,7 +15,15 @@ from models.errors import MissingField, ProfileError
 from models.priority import Priority
 from services.database.store import Store
 from services.hl7.er7 import Message, parse
-from services.hl7.profile import STANDARD, Place, read_profile
+from services.hl7.profile import (
+    STANDARD,
+    Format,
+    IdentifierRule,
+    Place,
+    Profile,
+    Sender,
+    read_profile,
+)
 from services.hl7.profiles import SHIPPED, Profiles, load, read_file
 from services.hl7.requests import read_orders, read_patient
 from services.hl7.standardising import Standard, Standardiser
@@ -516,3 +524,20 @@ def test_the_ihe_messages_pass_their_profile_unchanged() -> None:
     for raw in (orm(), omi()):
         said = shipped("ihe").standardised(parse(raw), raw)
         assert (said.message, said.notes, said.missing) == (parse(raw), (), None)
+
+
+def test_everything_that_a_profile_may_say_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "connect-your-emr.md").read_text(encoding="utf-8")
+    keys = {
+        *Profile.model_fields, *Sender.model_fields, *Format.model_fields,
+        *IdentifierRule.model_fields, *STANDARD,
+    }  # fmt: skip
+    tables = {
+        "sender": "[sender]",
+        "values": "[values.NAME]",
+        "format": "[format.NAME]",
+        "identifiers": "[[identifiers]]",
+        "fields": "[fields]",
+        "constants": "[constants]",
+    }
+    assert sorted(k for k in keys if f"`{tables.get(k, k)}`" not in page) == []
