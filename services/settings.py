@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, field_validator
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(16 * 1024 * 1024, description="Largest HL7 message taken.")
     profiles_dir: Path | None = Field(
         None, description="Interface profiles of sending systems; `profiles` below the home."
+    )
+    hl7_processing_id: Literal["P", "T", "D"] = Field(
+        "P", description="MSH-11 of the messages taken; a message for another is refused."
+    )
+    hl7_sequence_numbers: bool = Field(
+        False, description="Check the numbers (MSH-13) of senders that number their messages."
     )
     hl7_connections: int = Field(64, ge=1, description="MLLP connections served at once.")
     hl7_tls_certificate: Path | None = Field(

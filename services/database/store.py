@@ -18,6 +18,7 @@ from services.database.outbox import Outbox
 from services.database.patients import Patients
 from services.database.peers import Peers
 from services.database.reports import Reports
+from services.database.sequences import Sequences
 from services.database.studies import Studies
 from services.database.timeline import Timeline
 from services.settings import Settings
@@ -49,6 +50,7 @@ class UnitOfWork:
         self.holdings = Holdings(self.connection, self.now)
         self.peers = Peers(self.connection, self.now)
         self.messages = Messages(self.connection, self.now)
+        self.sequences = Sequences(self.connection)
         self.outbox = Outbox(self.connection, self.now)
         self.timeline = Timeline(self.connection, self.now)
         self.reports = Reports(self.connection, self.now)

@@ -284,6 +284,15 @@ message_log = Table(
     ),
 )
 
+hl7_sequence = Table(
+    "hl7_sequence",
+    metadata,
+    # MSH-3 and MSH-4, the one who numbers its messages in MSH-13.
+    Column("sender", Text, primary_key=True),
+    # Null after a resynchronisation: the next number is taken, whatever it is.
+    Column("last", BigInteger),
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from models.errors import InvalidValue, Malformed, SpinechoError, Unsupported, answer_to
-from services.hl7.er7 import Message, escape, parse
+from models.errors import (
+    InvalidValue,
+    Malformed,
+    OurError,
+    SpinechoError,
+    Unsupported,
+    answer_to,
+)
+from services.hl7.er7 import CHARSETS, Delimiters, Message, escape, parse, unescape
 
 _TEXTS = {
     "100": "Segment sequence error",
@@ -25,55 +33,193 @@ _TEXTS = {
 }
 """HL70357."""
 
-NEVER_ANSWERED = frozenset({"ACK", "ORR", "ORG", "ORI", "MCF", "SRR"})
-"""An acknowledgement is never acknowledged."""
+_ANSWERS_THEMSELVES = frozenset({"ACK", "ORR", "ORG", "ORI", "ORL", "MCF", "SRR", "RSP"})
+_VERSION = re.compile(r"2\.\d(\.\d)?")
+_UNREADABLE = str.maketrans("", "", "\x0b\x1c\r\n")
+_CODES = {"AA": "CA", "AE": "CE", "AR": "CR"}
+"""Application code → commit code (HL70008)."""
 
 
-def acknowledge(
-    message: Message | None, now: datetime, error: SpinechoError | None = None
-) -> tuple[bytes, str]:
-    """Return the acknowledgement of `message` and its MSA-1.
+def is_acknowledgement(message: Message) -> bool:
+    """Whether a message is itself an answer, which is never answered."""
+    return message.msh.get(9) in _ANSWERS_THEMSELVES or message.first("MSA") is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a message, as far as its sender is told.
+
+    Parameters
+    ----------
+    number : int
+        Its number in the message log, from which each answer has an MSH-10 of its own.
+    at : datetime
+        MSH-7 of the answers, written with its UTC offset.
+    error : SpinechoError, optional
+        Why it was not accepted; becomes MSA-1 and ERR.
+    expected : int, optional
+        MSA-4, where the sender numbers its messages.
+    """
+
+    number: int
+    at: datetime
+    error: SpinechoError | None = None
+    expected: int | None = None
+
+    @property
+    def application(self) -> str:
+        """MSA-1 in original mode, and of the application acknowledgement: AA, AE or AR."""
+        return "AA" if self.error is None else answer_to(self.error).ack
+
+    @property
+    def commit(self) -> str:
+        """MSA-1 of the commit acknowledgement.
+
+        CR where type, version or processing id are not served; CE where the sender has to keep
+        the message, for we failed or its number is not due; CA for all that is safely stored,
+        whatever the application then says of its content.
+        """
+        held = isinstance(self.error, OurError | NotDue)
+        return _CODES[self.application] if held or self.application == "AR" else "CA"
+
+
+def answer(message: Message | None, outcome: Outcome) -> tuple[list[bytes], str]:
+    """Return the acknowledgements that are due, in order, and MSA-1 of the last one.
+
+    MSH-15 and MSH-16 both empty is the original mode: one application acknowledgement. Otherwise
+    each asks for its own by HL70155, where empty means never (v2.5.1 §2.9.2 and §2.9.3). The code
+    is ``none`` where nothing is due.
 
     Parameters
     ----------
     message : Message or None
         None when what arrived could not be parsed.
-    now : datetime
-        MSH-7, written with its UTC offset.
-    error : SpinechoError, optional
-        Why it was not accepted; becomes MSA-1, ERR-1 to ERR-4 and ERR-8.
+    outcome : Outcome
     """
-    code = "AA" if error is None else answer_to(error).ack
-    version = (message.version if message else "") or "2.5.1"
-    reply = [""] * 13
+    if message is not None and is_acknowledgement(message):
+        return [], "none"
+    accept = message.msh.get(15).upper() if message else ""
+    application = message.msh.get(16).upper() if message else ""
+    codes: list[str] = []
+    if not (accept or application):
+        codes = [outcome.application]
+    else:
+        if _is_due(accept, good=outcome.commit == "CA"):
+            codes.append(outcome.commit)
+        # What was not committed has no application's answer, once the sender was told.
+        if codes in ([], ["CA"]) and _is_due(application, good=outcome.application == "AA"):
+            codes.append(outcome.application)
+    enhanced = bool(accept or application)
+    answers = [_acknowledge(message, outcome, code, enhanced=enhanced) for code in codes]
+    return answers, codes[-1] if codes else "none"
+
+
+def _is_due(condition: str, *, good: bool) -> bool:
+    if condition in {"", "NE"}:
+        return False
+    if condition in {"ER", "SU"}:
+        return good is (condition == "SU")
+    # AL, and what HL70155 does not know: one answer too many does no harm, one too few does.
+    return True
+
+
+def _acknowledge(message: Message | None, outcome: Outcome, code: str, *, enhanced: bool) -> bytes:
+    version = message.version if message else ""
+    version = version if _VERSION.fullmatch(version) else "2.5.1"
+    reply = [""] * 19
     reply[0:2] = ["MSH", "^~\\&"]
     event = ""
-    control_id = ""
     if message is not None:
-        reply[2:6] = [escape(message.msh.get(n)) for n in (5, 6, 3, 4)]
+        reply[2:6] = [_echo(message, n) for n in (5, 6, 3, 4)]
         event = escape(message.msh.get(9, 2))
-        control_id = escape(message.control_id)
-    reply[6] = now.strftime("%Y%m%d%H%M%S%z")
-    reply[8] = f"ACK^{event}^ACK" if event else "ACK"
-    reply[9] = f"A{control_id}"[:199] if control_id else f"A{now:%Y%m%d%H%M%S%f}"
-    reply[10] = (message.msh.get(11) if message else "") or "P"
+    reply[6] = outcome.at.strftime("%Y%m%d%H%M%S%z")
+    # The structure is named from v2.3.1 on; v2.1 knows no event in an ACK.
+    parts = ["ACK", event] if version != "2.1" else ["ACK"]
+    if event and version not in {"2.1", "2.2", "2.3"}:
+        parts.append("ACK")
+    reply[8] = "^".join(parts).rstrip("^")
+    reply[9] = f"{code[0]}{outcome.number}"
+    reply[10] = (_echo(message, 11) if message else "") or "P"
     reply[11] = version
-    segments = ["|".join(reply).rstrip("|"), f"MSA|{code}|{control_id}"]
-    if error is not None:
-        segments.append(_err(error, version))
-    charset = "utf-8"
-    text = "\r".join(segments) + "\r"
-    return text.encode(charset), code
+    if enhanced and code.startswith("A"):
+        # A message of its own; and an answer to an answer is what nobody needs.
+        reply[14:16] = ["NE", "NE"]
+    declared = message.charset if message else ""
+    reply[17] = _echo(message, 18) if message else ""
+    msa = ["MSA", code, _echo(message, 10) if message else "", "", ""]
+    if outcome.expected is not None:
+        msa[4] = str(outcome.expected)
+    segments = []
+    if code not in {"AA", "CA"} and outcome.error is not None:
+        segments.append(_err(outcome.error, version))
+        if version in _ERR_1_ONLY:
+            # No ERR-8 to say it in; MSA-3 holds 80 characters.
+            msa[3] = escape(str(outcome.error)[:60])
+    lines = ["|".join(reply).rstrip("|"), "|".join(msa).rstrip("|"), *segments]
+    text = "\r".join(line.translate(_UNREADABLE) for line in lines) + "\r"
+    codec = CHARSETS.get(declared.upper())
+    try:
+        return text.encode(codec or "utf-8")
+    except UnicodeEncodeError:
+        # The sender wrote what its own declared set does not hold.
+        reply[17] = "UNICODE UTF-8"
+        lines[0] = "|".join(reply).rstrip("|")
+        return ("\r".join(line.translate(_UNREADABLE) for line in lines) + "\r").encode()
+
+
+def split_answers(kept: bytes) -> list[bytes]:
+    """Return the answers that were kept as one: commit and application acknowledgement."""
+    return [one for one in _HEAD.split(kept) if one]
+
+
+_HEAD = re.compile(rb"(?<=\r)(?=MSH\|\^~\\&)")
+
+
+def _echo(message: Message, number: int) -> str:
+    """Return a field of the header as we write it, with all its components."""
+    delimiters = message.delimiters
+    raw = message.msh.raw(number)
+    if delimiters == Delimiters():
+        return raw
+    whole = []
+    for repetition in raw.split(delimiters.repetition):
+        components = [
+            "&".join(
+                escape(unescape(part, delimiters)) for part in c.split(delimiters.subcomponent)
+            )
+            for c in repetition.split(delimiters.component)
+        ]
+        whole.append("^".join(components))
+    return "~".join(whole)
+
+
+_ERR_1_ONLY = frozenset({"2.1", "2.2", "2.3", "2.3.1", "2.4"})
 
 
 def _err(error: SpinechoError, version: str) -> str:
     number = getattr(error, "hl7_code", None) or answer_to(error).hl7_code
     location = error.location or ""
-    if version in {"2.1", "2.2", "2.3", "2.3.1", "2.4"}:
+    if version in _ERR_1_ONLY:
         # Before v2.5 only ERR-1 exists: segment^sequence^field^code.
         place = [*location.split("^"), "", "", ""][:3]
         return f"ERR|{'^'.join(place)}^{number}&{_TEXTS[number]}&HL70357"
     return f"ERR||{location}|{number}^{_TEXTS[number]}^HL70357|E||||{escape(str(error))}"
+
+
+class NotDue(InvalidValue):
+    """MSH-13 is not the number that was expected: something is missing, or out of turn."""
+
+    hl7_code = "207"
+
+
+class BadNumber(InvalidValue):
+    """MSH-13 is no sequence number."""
+
+
+class UnsupportedProcessing(Unsupported):
+    """MSH-11 says that the message is meant for another kind of installation."""
+
+    hl7_code = "202"
 
 
 class UnsupportedEvent(Unsupported):

@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
-from models.errors import OurError, PeerError, SpinechoError
+from models.errors import InvalidValue, OurError, PeerError, SpinechoError
 from services.database.store import Store, UnitOfWork
-from services.hl7.acknowledgement import NEVER_ANSWERED, TooLong, acknowledge
+from services.hl7.acknowledgement import (
+    Outcome,
+    TooLong,
+    UnsupportedProcessing,
+    answer,
+    is_acknowledgement,
+    split_answers,
+)
 from services.hl7.er7 import Message, parse
 from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.dispatch import Applied, Received, apply
+from services.workflow.numbering import Turn, take, turn_of
 
 log = structlog.get_logger()
 
@@ -30,14 +38,15 @@ class Answered:
 
     message_id: int
     code: str
-    """MSA-1, or ``none`` where no answer is due."""
+    """MSA-1, of the last answer where there are two, or ``none`` where none is due."""
     acknowledgement: bytes | None
+    """What is answered; in enhanced mode the commit and the application acknowledgement."""
     repeated: bool = False
 
     @property
     def answers(self) -> list[bytes]:
         """What is sent back, each in a frame of its own."""
-        return [] if self.acknowledgement is None else [self.acknowledgement]
+        return split_answers(self.acknowledgement or b"")
 
 
 def receive_message(
@@ -72,9 +81,10 @@ def receive_message(
     """
     digest = sha256(raw).hexdigest()
     message, unreadable = _read(raw, settings.max_message_bytes)
-    sender = message.sender if message else ""
-    control_id = message.control_id if message else ""
-    kind = message.type if message else ""
+    sender, control_id, kind = (
+        _storable(text)
+        for text in ((message.sender, message.control_id, message.type) if message else ("",) * 3)
+    )
     with store() as uow:
         message_id = uow.messages.add(
             direction="in",
@@ -99,43 +109,98 @@ def receive_message(
                     repeated=True,
                 )
             message_id = known.id
-        if message is not None and message.msh.get(9) in NEVER_ANSWERED:
+        if message is not None and is_acknowledgement(message):
             uow.messages.answer(message_id, state="noted")
             return Answered(message_id=message_id, code="none", acknowledgement=None)
-        applied, failure = Applied(), unreadable
-        if message is not None and unreadable is None:
-            # A savepoint: the message stays recorded when what it asks for is undone.
-            savepoint = uow.connection.begin_nested()
-            try:
-                with _standard(uow, message, raw, profiles) as asked:
-                    applied = apply(
-                        Received(uow=uow, message=asked, message_id=message_id, settings=settings)
-                    )
-                savepoint.commit()
-            except PeerError as error:
-                savepoint.rollback()
-                failure = error
-            except DBAPIError:
-                raise
-            except Exception:
-                # A fault of ours: the payload is kept, and the same message is tried afresh.
-                log.exception("hl7.failed", message=message_id)
-                savepoint.rollback()
-                failure = OurError("internal error; the message is kept, send it again later")
+        applied, failure, turn = Applied(), unreadable, Turn()
+        if message is not None and failure is None:
+            turn = turn_of(uow, message, sender) if settings.hl7_sequence_numbers else turn
+            failure = turn.error
+            if failure is None:
+                received = Received(
+                    uow=uow, message=message, message_id=message_id, settings=settings
+                )
+                applied, failure = _attempt(received, raw, profiles)
+        # Where we failed, the same number comes again.
+        ours = isinstance(failure, OurError)
+        expected = turn.expected if ours else take(uow, turn, sender)
         state = applied.state
         if failure is not None:
-            state = "failed" if isinstance(failure, OurError) else "refused"
-        acknowledgement, code = acknowledge(message, uow.now, failure)
+            state = "failed" if ours else "refused"
+        outcome = Outcome(number=message_id, at=uow.now, error=failure, expected=expected)
+        answers, code = answer(message, outcome)
+        kept = b"".join(answers) or None
         uow.messages.answer(
             message_id,
             state=state,
-            ack=acknowledgement,
+            ack=kept,
             ack_code=code,
-            error=None if failure is None else f"{failure.code} at {failure.location}: {failure}",
+            error=None
+            if failure is None
+            else _storable(f"{failure.code} at {failure.location}: {failure}", 2000),
             study_id=None if applied.study is None else applied.study.id,
         )
     log.info("hl7.answered", message=message_id, type=kind, ack=code, state=state)
-    return Answered(message_id=message_id, code=code, acknowledgement=acknowledgement)
+    return Answered(message_id=message_id, code=code, acknowledgement=kept)
+
+
+def _attempt(
+    received: Received, raw: bytes, profiles: Rewriting | None
+) -> tuple[Applied, SpinechoError | None]:
+    """Apply a message inside a savepoint: it stays recorded when what it asks for is undone."""
+    uow, message = received.uow, received.message
+    savepoint = uow.connection.begin_nested()
+    failure: SpinechoError
+    try:
+        _admit(message, received.settings)
+        with _standard(uow, message, raw, profiles) as asked:
+            applied = apply(replace(received, message=asked))
+        savepoint.commit()
+    except PeerError as error:
+        failure = error
+    except DBAPIError as error:
+        if not _is_of_the_message(error):
+            raise
+        # Sent again it would fail again, so it is answered: a NUL in a name, say.
+        log.warning("hl7.not_storable", message=received.message_id, sqlstate=_sqlstate(error))
+        failure = InvalidValue(
+            "a value cannot be stored: too large, or with a NUL", location="MSH^1"
+        )
+    except Exception:
+        # A fault of ours: the payload is kept, and the same message is tried afresh.
+        log.exception("hl7.failed", message=received.message_id)
+        failure = OurError("internal error; the message is kept, send it again later")
+    else:
+        return applied, None
+    savepoint.rollback()
+    return Applied(), failure
+
+
+def _admit(message: Message, settings: Settings) -> None:
+    """Refuse what was sent as a test or for training; without MSH-11 it is meant in earnest."""
+    processing = message.msh.get(11)
+    if processing not in {"", settings.hl7_processing_id}:
+        raise UnsupportedProcessing(
+            f"MSH-11 is not {settings.hl7_processing_id}: this installation takes nothing else",
+            location="MSH^1^11",
+        )
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _is_of_the_message(error: DBAPIError) -> bool:
+    """Whether the values are at fault: SQLSTATE classes 22 (data) and 54 (limits)."""
+    return isinstance(error, DataError) or _sqlstate(error)[:2] in {"22", "54"}
+
+
+def _storable(text: str, most: int = 200) -> str:
+    """Return a text that PostgreSQL and its indexes take; what is cut stays distinguishable."""
+    text = text.replace("\0", "\ufffd")
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 65]}…{sha256(text.encode()).hexdigest()}"
 
 
 def _read(raw: bytes, limit: int) -> tuple[Message | None, SpinechoError | None]:
