@@ -110,10 +110,9 @@ def _profiles(settings: Settings) -> dict[str, Any]:
     try:
         known = load(settings.profile_root)
     except ProfileError as error:
-        advice = (
-            "the listener goes on with the last good ones and would not start anew; correct the "
-            "file and ask 'spinecho hl7 check FILE'"
-        )
+        kept = settings.last_good_profiles.exists()
+        goes_on = "goes on with the last good ones" if kept else "does not start"
+        advice = f"the listener {goes_on}; correct the file and ask 'spinecho hl7 check FILE'"
         return _check("HL7 profiles", ok=False, state=str(error), advice=advice)
     active = [name for name, declared in known.items() if declared.profile.active]
     state = f"in force: {', '.join(active)}" if active else "none in force"

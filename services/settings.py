@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         return self.profiles_dir or self.home / "profiles"
 
     @property
+    def last_good_profiles(self) -> Path:
+        """File of the interface profiles as they were when all of them were right."""
+        return self.home / "profiles.last-good.json"
+
+    @property
     def hot_root(self) -> Path:
         """Root of the hot tier."""
         return self.home / "archive" / "hot"

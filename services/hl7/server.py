@@ -23,7 +23,7 @@ def serve(settings: Settings, store: Store) -> MllpListener:
         If it would speak cleartext off loopback and no setting allows that, or its certificate
         cannot be used.
     ProfileError
-        If an interface profile is wrong.
+        If an interface profile is wrong and was never right.
     """
     tls = listener_context(settings)
     if tls is None and not (settings.is_loopback or settings.allow_cleartext):
@@ -32,7 +32,7 @@ def serve(settings: Settings, store: Store) -> MllpListener:
             "SPINECHO_ALLOW_CLEARTEXT=1 if the network is trusted"
         )
 
-    profiles = Profiles(settings.profile_root)
+    profiles = Profiles(settings.profile_root, good=settings.last_good_profiles)
 
     def receive(message: bytes, peer: str) -> list[bytes]:
         answered = receive_message(store, message, peer=peer, settings=settings, profiles=profiles)

@@ -11,33 +11,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 from models.errors import MissingField, PeerError
-from services.hl7.er7 import NULL, Delimiters, Message, Segment, parse
+from services.hl7.draft import Draft, Note, Scope, Values, get_at, set_at
+from services.hl7.er7 import NULL, Delimiters, Message, parse
 from services.hl7.profile import Declared, Format, IdentifierRule, Place, places
-from services.hl7.requests import is_imaging
+from services.hl7.requests import NOT_IMAGING
 
 _LOCAL_TIME: Final = re.compile(r"(\d{8})(\d\d)?(\d\d)?(\d\d)?(?:\.\d+)?$")
 _IDENTIFIERS: Final = (Place("PID", 3), Place("MRG", 1))
 _CONTROL: Final = Place("ORC", 1, 1)
-_START: Final = tuple((place, str(place)) for place in places("start"))
+_START: Final = places("start")
+_SECTION: Final = Place("OBR", 24, 1)
 
 _T = TypeVar("_T")
 _Edit = Callable[[str], str]
-
-_Row = list[str]
-"""A segment that may be written to; its name stands at 0."""
-
-
-class Note(NamedTuple):
-    """One value that was changed, as it stands on the wire."""
-
-    place: str
-    before: str
-    after: str
-    rule: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +75,7 @@ class Standard:
                     place
                     for place in places_sent
                     for segment in self.sent.all(place.segment)
-                    if _get(list(segment.fields), place, self.sent.delimiters)
+                    if get_at(list(segment.fields), place, self.sent.delimiters)
                 )
                 return next(valued, places_sent[0]).location(number)
         return location
@@ -153,28 +143,30 @@ class Standardiser:
             message = parse(_declaring(raw, profile.charset))
             if before.upper() != profile.charset:
                 notes.append(Note("MSH-18", before, profile.charset, "charset"))
-        draft = _Draft(message, self._ignored, notes)
+        draft = Draft(message, self._ignored, notes)
         if self._moves:
             self._move(draft)
-        for place, label, edit, rule in self._edits:
+        for place, edit, rule in self._edits:
             for row in draft.rows(place.segment):
-                draft.edit(row, place, label, edit, rule)
+                draft.put(row, place, edit(get_at(row, place, draft.marks)), rule)
         if profile.identifiers:
             self._identify(draft)
         missing = None
-        new = [order for order in draft.orders if _get(order[0], _CONTROL, draft.marks) == "NW"]
+        new = [one for one in draft.orders if get_at(one.rows[0], _CONTROL, draft.marks) == "NW"]
         if new:
             for targets, text in self._constants:
-                for rows in (draft.head,) if targets[0].of_patient else new:
-                    if not any(draft.read(rows, place) for place in targets):
-                        draft.write(rows, targets, ({}, text), "constant")
+                for scope in (draft.head,) if targets[0].of_patient else new:
+                    if not any(draft.read(scope, place) for place in targets):
+                        draft.write(scope, targets, ({}, text), "constant")
             # What no modality serves is not refused for what only an imaging order has.
-            if self._required and is_imaging(draft.message()):
+            sections = {get_at(row, _SECTION, draft.marks) for row in draft.rows("OBR")}
+            if self._required and not (sections and sections <= NOT_IMAGING):
                 missing = next(self._missing(draft, new), None)
         if self._zone:
-            for place, label in _START:
+            for place in _START:
                 for row in draft.rows(place.segment):
-                    draft.edit(row, place, label, self._zoned, "time zone")
+                    zoned = self._zoned(get_at(row, place, draft.marks))
+                    draft.put(row, place, zoned, "time zone")
         return Standard(
             draft.message(),
             profile.name,
@@ -185,21 +177,21 @@ class Standardiser:
             message,
         )
 
-    def _move(self, draft: _Draft) -> None:
+    def _move(self, draft: Draft) -> None:
         # Everything is read before anything is written: two places may change with each other.
         read = [
-            (move, rows, move.read(draft, rows))
+            (move, scope, move.read(draft, scope))
             for move in self._moves
-            for rows in ((draft.head,) if move.of_patient else draft.orders)
+            for scope in ((draft.head,) if move.of_patient else draft.orders)
         ]
-        for move, rows, values in read:
-            draft.write(rows, move.targets, values, "field")
+        for move, scope, values in read:
+            draft.write(scope, move.targets, values, "field")
 
-    def _identify(self, draft: _Draft) -> None:
+    def _identify(self, draft: Draft) -> None:
         marks, rules = draft.marks, self.declared.profile.identifiers
         for place in _IDENTIFIERS:
             for row in draft.rows(place.segment):
-                before = _get(row, place, marks)
+                before = get_at(row, place, marks)
                 if not before:
                     continue
                 kept = (
@@ -207,18 +199,17 @@ class Standardiser:
                 )
                 after = marks.repetition.join(one for one in kept if one)
                 if after != before:
-                    _set(row, place, after, marks)
+                    set_at(row, place, after, marks)
                     draft.notes.append(Note(str(place), before, after, "identifier"))
 
-    def _missing(self, draft: _Draft, new: list[list[_Row]]) -> Iterator[tuple[str, str]]:
+    def _missing(self, draft: Draft, new: list[Scope]) -> Iterator[tuple[str, str]]:
         for key, targets, source in self._required:
-            for rows in (draft.head,) if targets[0].of_patient else new:
-                if any(draft.read(rows, place) not in {"", NULL} for place in targets):
+            for scope in (draft.head,) if targets[0].of_patient else new:
+                if any(draft.read(scope, place) not in {"", NULL} for place in targets):
                     continue
-                told = source or next(
-                    (p for p in targets if any(r[0] == p.segment for r in rows)), targets[-1]
-                )
-                yield told.location(draft.number(rows, told.segment)), key
+                there = (place for place in targets if place.segment in scope.named)
+                told = source or next(there, targets[-1])
+                yield told.location(draft.number(scope, told.segment)), key
 
     def _zoned(self, text: str) -> str:
         """Add the offset to a local time.
@@ -246,6 +237,8 @@ class _Move:
     targets: tuple[Place, ...]
     sources: tuple[Place, ...]
     of_patient: bool
+    own: frozenset[str]
+    """The segments that are written to: one that is read too has a value of its own."""
 
     @classmethod
     def of(cls, key: str, sources: tuple[str, ...]) -> _Move:
@@ -254,143 +247,29 @@ class _Move:
         if targets[0].component:
             # A part has room for a part only; of a whole field its first one is meant.
             read = tuple(place if place.component else place.first for place in read)
-        return cls(key, targets, read, targets[0].of_patient)
+        own = frozenset(place.segment for place in targets)
+        return cls(key, targets, read, targets[0].of_patient, own)
 
-    def read(self, draft: _Draft, rows: list[_Row]) -> _Values:
+    def read(self, draft: Draft, scope: Scope) -> Values:
         """Return the value of each segment that has its own, and that of the order."""
         own: dict[int, str] = {}
         shared = ""
         for place in reversed(self.sources):
-            if any(place.segment == target.segment for target in self.targets) and not place.where:
-                for row in rows:
-                    if row[0] == place.segment and (value := _get(row, place, draft.marks)):
+            if place.segment in self.own and place.where is None:
+                for row in scope.named.get(place.segment, ()):
+                    if value := get_at(row, place, draft.marks):
                         own[id(row)] = value
-            shared = draft.read(rows, place) or shared
+            shared = draft.read(scope, place) or shared
         return own, shared
-
-
-_Values = tuple[dict[int, str], str]
-
-
-class _Draft:
-    """A message while it is being rewritten."""
-
-    def __init__(self, message: Message, ignored: frozenset[str], notes: list[Note]) -> None:
-        self._origin = message
-        self.marks = message.delimiters
-        self.notes = notes
-        self.head: list[_Row] = []
-        self.orders: list[list[_Row]] = []
-        for segment in message.segments:
-            if segment.name in ignored:
-                notes.append(Note(segment.name, "", "", "ignored"))
-                continue
-            if segment.name == "ORC":
-                self.orders.append([])
-            (self.orders[-1] if self.orders else self.head).append(list(segment.fields))
-
-    def rows(self, segment: str) -> Iterator[_Row]:
-        """Iterate over the segments of this name."""
-        for rows in (self.head, *self.orders):
-            for row in rows:
-                if row[0] == segment:
-                    yield row
-
-    def read(self, rows: list[_Row], place: Place) -> str:
-        """Return what stands at a place in these segments, or else beside them."""
-        for group in (rows, self.head if rows is not self.head else next(iter(self.orders), ())):
-            for row in group:
-                if row[0] == place.segment and (
-                    place.where is None
-                    or _get(row, Place(place.segment, *place.where[:2]), self.marks)
-                    == place.where[2]
-                ):
-                    return _get(row, place, self.marks)
-        return ""
-
-    def write(
-        self, rows: list[_Row], targets: tuple[Place, ...], values: _Values, rule: str
-    ) -> None:
-        """Put a value where it is read first, and empty the places that are read after that."""
-        own, shared = values
-        names = {row[0] for row in rows}
-        target = next((place for place in targets if place.segment in names), None)
-        if target is None:
-            if not shared:
-                return
-            target = targets[-1]
-            rows.append([target.segment])
-        for place in targets:
-            for row in rows:
-                if row[0] == place.segment:
-                    value = own.get(id(row), shared) if place == target else ""
-                    self.edit(row, place, str(place), lambda _, value=value: value, rule)  # type: ignore[misc]
-
-    def edit(self, row: _Row, place: Place, label: str, edit: _Edit, rule: str) -> None:
-        """Change what stands at one place of one segment."""
-        before = _get(row, place, self.marks)
-        after = edit(before)
-        if after != before:
-            _set(row, place, after, self.marks)
-            self.notes.append(Note(label, before, after, rule))
-
-    def number(self, rows: list[_Row], segment: str) -> int:
-        """Return which one of its name the first such segment among these is, from 1."""
-        for number, row in enumerate(self.rows(segment), 1):
-            if any(row is own for own in rows):
-                return number
-        return 1
-
-    def message(self) -> Message:
-        """Return what came of it."""
-        rows = (row for group in (self.head, *self.orders) for row in group)
-        return Message(
-            tuple([Segment(row[0], tuple(row), self.marks) for row in rows]),
-            self.marks,
-            self._origin.charset,
-            self._origin.warnings,
-        )
-
-
-def _get(row: _Row, place: Place, marks: Delimiters) -> str:
-    text = row[place.field] if place.field < len(row) else ""
-    if not text or not place.component:
-        return text
-    parts = text.partition(marks.repetition)[0].split(marks.component)
-    part = parts[place.component - 1] if place.component <= len(parts) else ""
-    if not place.subcomponent:
-        return part
-    parts = part.split(marks.subcomponent)
-    return parts[place.subcomponent - 1] if place.subcomponent <= len(parts) else ""
-
-
-def _set(row: _Row, place: Place, value: str, marks: Delimiters) -> None:
-    row.extend([""] * (place.field + 1 - len(row)))
-    if not place.component:
-        row[place.field] = value
-        return
-    first, more, others = row[place.field].partition(marks.repetition)
-    if place.subcomponent:
-        part = _get(row, Place(place.segment, place.field, place.component), marks)
-        value = _put(part, place.subcomponent, value, marks.subcomponent)
-    row[place.field] = _put(first, place.component, value, marks.component) + more + others
-
-
-def _put(text: str, number: int, value: str, mark: str) -> str:
-    parts = text.split(mark)
-    parts.extend([""] * (number - len(parts)))
-    parts[number - 1] = value
-    return mark.join(parts).rstrip(mark)
 
 
 def _edits(
     table: dict[str, _T], made: Callable[[_T], _Edit], rule: str
-) -> Iterator[tuple[Place, str, _Edit, str]]:
+) -> Iterator[tuple[Place, _Edit, str]]:
     for key, how in table.items():
         for place in places(key):
             # A name without a component means the first one: a code or a number, not its text.
-            place = place if place.component else place.first
-            yield place, str(place), made(how), rule
+            yield place if place.component else place.first, made(how), rule
 
 
 def _mapped(table: dict[str, str]) -> _Edit:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hl7.client import MLLPClient
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -14,6 +16,7 @@ from structlog.testing import capture_logs
 from models.errors import MissingField, ProfileError
 from models.priority import Priority
 from services.database.store import Store
+from services.hl7.acknowledgement import read_reply
 from services.hl7.er7 import Message, parse
 from services.hl7.profile import (
     STANDARD,
@@ -420,6 +423,31 @@ def test_a_wrong_edit_keeps_the_last_good_profile_and_says_so(tmp_path: Path) ->
         Profiles(tmp_path)
 
 
+def test_a_wrong_edit_does_not_keep_the_listener_from_starting_anew(tmp_path: Path) -> None:
+    directory, good = tmp_path / "profiles", tmp_path / "home" / "good.json"
+    path = put(directory, "one", '[fields]\naccession = "OBR-3.1"')
+    right = path.read_text()
+    path.write_text("name = 1")
+    with pytest.raises(ProfileError, match=r"one\.toml, line 1: name"):
+        Profiles(directory, good=good)  # it was never right
+    path.write_text(right)
+    digest = Profiles(directory, good=good).standardised(parse(orm()), orm()).digest
+    path.write_text(right + "\nacession = 1")
+    clock = Clock()
+    with capture_logs() as logs:
+        profiles = Profiles(directory, good=good, clock=clock)
+    assert [entry["event"] for entry in logs] == ["hl7.profiles_refused"]
+    said = profiles.standardised(parse(orm()), orm())
+    assert (order(said.message)["accession"], said.digest) == ("F200", digest)
+    # Corrected, it is in force at once and is what is kept.
+    path.write_text(right.replace("OBR-3.1", "OBR-20.1"))
+    clock.now += 1.0
+    assert order(profiles.standardised(parse(orm()), orm()).message)["accession"] == "SPS1"
+    path.write_text("name = 1")
+    again = Profiles(directory, good=good).standardised(parse(orm()), orm())
+    assert order(again.message)["accession"] == "SPS1"
+
+
 # The whole way
 
 
@@ -541,3 +569,28 @@ def test_everything_that_a_profile_may_say_is_documented() -> None:
         "constants": "[constants]",
     }
     assert sorted(k for k in keys if f"`{tables.get(k, k)}`" not in page) == []
+
+
+def test_a_profile_is_put_in_force_while_messages_come(
+    port: int, store: Store, settings: Settings
+) -> None:
+    with MLLPClient("127.0.0.1", port) as client:
+
+        def accession(number: int) -> str:
+            uid = f"1.2.3.{number}"
+            message = orm(control_id=f"N{number}", placer=f"Q{number}", accession="", uid=uid)
+            answer = client.send_message(message.replace(b"F200", b"FILLER" + str(number).encode()))
+            assert read_reply(answer.strip(b"\x0b\x1c\r")).code == "AA"
+            with store() as uow:
+                study = uow.studies.find(uid)
+                assert study is not None
+                return study.accession
+
+        assert not accession(1).startswith("FILLER")
+        put(settings.profile_root, "one", '[fields]\naccession = "OBR-3.1"')
+        deadline = time.monotonic() + 10
+        number = 2
+        while accession(number) != f"FILLER{number}":
+            assert time.monotonic() < deadline
+            number += 1
+            time.sleep(0.1)

@@ -6,9 +6,11 @@ directory takes its place.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +37,9 @@ class Profiles:
     ----------
     directory : Path
         The installation's own; it need not exist.
+    good : Path, optional
+        A file that keeps the last good ones, so that a wrong edit does not keep anybody from
+        starting anew, at night and after a power cut.
     clock : callable
         Seconds that only go forward.
     look_s : float
@@ -43,24 +48,50 @@ class Profiles:
     Raises
     ------
     ProfileError
-        If a file is wrong: to begin without a profile would misread its sender's messages.
+        If a file is wrong and no last good ones were kept: to begin without a profile would
+        misread its sender's messages.
     """
 
     def __init__(
         self,
         directory: Path,
         *,
+        good: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         look_s: float = 1.0,
     ) -> None:
         self._directory = directory
+        self._good = good
         self._clock = clock
         self._look_s = look_s
         self._looking = threading.Lock()
         self._next = clock() + look_s
         self._seen = self._look()
-        self._known = load(directory)
+        self._known = self._begin()
         self._force = Force(self._known.values())
+
+    def _begin(self) -> dict[str, Declared]:
+        try:
+            known = load(self._directory)
+        except ProfileError as error:
+            if self._good is None or not self._good.exists():
+                raise
+            log.error("hl7.profiles_refused", reason=str(error), kept="the last good ones")  # noqa: TRY400 (it is no fault of ours)
+            return load_kept(self._good)
+        self._keep(known)
+        return known
+
+    def _keep(self, known: dict[str, Declared]) -> None:
+        if self._good is None:
+            return
+        own = {n: d.text for n, d in known.items() if d.origin == "installed"}
+        beside = self._good.with_suffix(".new")
+        try:
+            self._good.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(json.dumps(own), encoding="utf-8")
+            beside.replace(self._good)
+        except OSError as error:
+            log.warning("hl7.profiles_not_kept", reason=error.strerror)
 
     def standardised(self, message: Message, raw: bytes) -> Standard:
         """Return the message after its sender's profile, or as it is where none is for it."""
@@ -71,8 +102,9 @@ class Profiles:
     def _look(self) -> _Seen:
         seen = []
         for path in files(self._directory):
-            stat = path.stat()
-            seen.append((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            with suppress(FileNotFoundError):  # it went between the two looks
+                stat = path.stat()
+                seen.append((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
         return tuple(seen)
 
     def _look_again(self) -> None:
@@ -92,6 +124,7 @@ class Profiles:
                 if known.get(name) != self._known.get(name)
             )
             self._known = known
+            self._keep(known)
             log.info("hl7.profiles_read", changed=changed)
         except (ProfileError, OSError) as error:
             log.error("hl7.profiles_refused", reason=str(error), kept="the last good ones")  # noqa: TRY400 (it is no fault of ours)
@@ -154,19 +187,38 @@ def load(directory: Path) -> dict[str, Declared]:
     ProfileError
         If a file is wrong, is not called as the profile in it, or two are for one sender.
     """
-    known: dict[str, Declared] = {}
-    origins: tuple[tuple[Path, Origin], ...] = ((SHIPPED, "shipped"), (directory, "installed"))
-    for place, origin in origins:
-        for path in files(place):
-            declared = read_file(path, origin)
-            if declared.profile.name != path.stem:
-                raise ProfileError(
-                    f"{path}: name is {declared.profile.name!r}, the file's name asks for "
-                    f"{path.stem!r}"
-                )
-            known[path.stem] = declared
+    known = _shipped()
+    for path in files(directory):
+        declared = read_file(path, "installed")
+        if declared.profile.name != path.stem:
+            raise ProfileError(
+                f"{path}: name is {declared.profile.name!r}, the file's name asks for {path.stem!r}"
+            )
+        known[path.stem] = declared
     require_one_each(known.values())
     return known
+
+
+def load_kept(good: Path) -> dict[str, Declared]:
+    """Return the profiles as they were when every file was right.
+
+    Raises
+    ------
+    ProfileError
+        If what was kept cannot be read.
+    """
+    try:
+        own = json.loads(good.read_bytes())
+    except (OSError, ValueError):
+        raise ProfileError(f"{good}: the last good profiles cannot be read") from None
+    return _shipped() | {
+        name: read_profile(text.encode(), file=f"{name}.toml (last good)", origin="installed")
+        for name, text in own.items()
+    }
+
+
+def _shipped() -> dict[str, Declared]:
+    return {path.stem: read_file(path, "shipped") for path in files(SHIPPED)}
 
 
 def require_one_each(profiles: Iterable[Declared]) -> None:
