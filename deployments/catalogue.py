@@ -154,6 +154,12 @@ CATALOGUE = Catalogue(
             description="A signed report reaches each of its destinations.",
         ),
         Deployment(
+            flow="status_delivery",
+            pool="clinical",
+            queue="routine",
+            description="The placers of orders hear of every change of status.",
+        ),
+        Deployment(
             flow="critical_escalation",
             pool="clinical",
             queue="critical",

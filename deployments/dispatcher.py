@@ -19,6 +19,7 @@ from services.database.outbox import CHANNEL
 from services.database.store import Store
 from services.settings import Settings
 from services.workflow.reconcile import Open, reissue
+from services.workflow.status import announce_due
 
 log = structlog.get_logger()
 _LOOK_S = 1.0
@@ -64,6 +65,8 @@ async def relay_forever(client: PrefectClient, store: Store, settings: Settings)
         while True:
             # One at a time: a critical study must not wait for a batch that came before it.
             with store() as uow:
+                if settings.status_destination is not None:
+                    announce_due(uow)
                 pending = uow.outbox.pending(1)
             for stage in pending:
                 await _start(client, store, settings, stage)

@@ -16,6 +16,7 @@ class Topic(StrEnum):
     FINDING_CRITICAL = "finding.critical"
     REPORT_SIGNED = "report.signed"
     STUDY_RECALLED = "study.recalled"
+    ORDER_STATUS = "order.status"
 
 
 STAGES: Final[dict[Topic, tuple[str, ...]]] = {
@@ -25,6 +26,7 @@ STAGES: Final[dict[Topic, tuple[str, ...]]] = {
     Topic.FINDING_CRITICAL: ("critical_escalation",),
     Topic.REPORT_SIGNED: ("report_delivery",),
     Topic.STUDY_RECALLED: ("recall",),
+    Topic.ORDER_STATUS: ("status_delivery",),
 }
 """Topic → flows started by the relay."""
 

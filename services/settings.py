@@ -104,6 +104,13 @@ class Settings(BaseSettings):
     destinations: dict[str, str] = Field(
         default_factory=dict, description="Where reports go: name → mllp://host:port, or mllps://."
     )
+    status_destination: str | None = Field(
+        None,
+        description="Where placers are told of their orders' status: mllp://host:port, or mllps://.",
+    )
+    status_message: Literal["ORM^O01", "OMG^O19"] = Field(
+        "ORM^O01", description="How they are told: `ORM^O01` in v2.3.1 or `OMG^O19` in v2.5.1."
+    )
     triage_model: str = Field("asymmetry@1.0.0", description="Triage model, name@version.")
     triage_timeout_s: float = Field(60, description="Seconds until a triage run abstains.")
 

@@ -18,7 +18,7 @@ from prefect.tasks import exponential_backoff
 
 from services.dicom.commitment import answer_open_commitments
 from services.hl7.conformance import check_structure
-from services.workflow import delivery, escalation, migration, reconcile, triage
+from services.workflow import delivery, escalation, migration, reconcile, status, triage
 from services.workflow.acquisition import judge_completeness, studies_to_judge
 from tasks.artifacts import show_timeline
 from tasks.parts import assess, parts
@@ -73,6 +73,17 @@ async def finish(flow: str, subject: str) -> None:
         await show_timeline(
             client, study_id=study_id, rows=rows, flow_run_id=flow_run.id and UUID(flow_run.id)
         )
+
+
+async def close(flow: str, subject: str) -> None:
+    """Record that a stage is done that is about no single study."""
+    about, version = split(subject)
+
+    def mark() -> None:
+        with parts().store() as uow:
+            uow.outbox.done(about, flow, version)
+
+    await _apart(mark)
 
 
 @task(name="check structure", **PATIENT)
@@ -163,6 +174,17 @@ async def deliver(study_id: str, version: str, destination: str) -> str:
 async def settle(study_id: str, version: str) -> bool:
     """Close the delivery once every destination has the report."""
     return await _apart(lambda: delivery.settle(parts().store, study_id, int(version)))
+
+
+@task(name="tell placer", **{**PATIENT, "retries": 2})
+async def tell_placer() -> int:
+    """Tell the placers of orders every change of status that is due.
+
+    Two retries: a placer that is away for longer must not hold a worker's place. The sweep comes
+    back to it.
+    """
+    p = parts()
+    return await _apart(lambda: status.tell_placer(p.store, p.settings))
 
 
 @task(name="begin moves", **PATIENT)

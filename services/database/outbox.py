@@ -94,6 +94,16 @@ class Outbox:
         )
         return closed.first() is not None
 
+    def is_under_way(self, subject: str, flow: str) -> bool:
+        """Return whether the newest stage of this flow about `subject` is not done."""
+        newest = self._connection.execute(
+            select(outbox.c.done_at)
+            .where(outbox.c.subject == subject, outbox.c.flow == flow)
+            .order_by(outbox.c.id.desc())
+            .limit(1)
+        ).first()
+        return newest is not None and newest.done_at is None
+
     def open(self, before: datetime | None = None) -> list[Row[Any]]:
         """Return stages that were dispatched (before `before`) and are not done."""
         query = select(outbox).where(

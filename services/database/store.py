@@ -13,6 +13,7 @@ from models.errors import Unavailable
 from services.database.deliveries import Deliveries
 from services.database.holdings import Holdings
 from services.database.messages import Messages
+from services.database.notices import Notices
 from services.database.orders import Orders
 from services.database.outbox import Outbox
 from services.database.patients import Patients
@@ -36,17 +37,21 @@ class UnitOfWork:
     domain change and outbox row become durable together or not at all.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, engine: Engine, clock: Callable[[], datetime], *, tells_placer: bool = False
+    ) -> None:
         self._engine = engine
-        self._clock = clock
+        self.clock = clock
+        self._tells_placer = tells_placer
 
     def __enter__(self) -> Self:
         self.connection: Connection = self._engine.connect()
         self._transaction = self.connection.begin()
-        self.now = self._clock()
+        self.now = self.clock()
         self.patients = Patients(self.connection, self.now)
         self.orders = Orders(self.connection, self.now)
-        self.studies = Studies(self.connection, self.now)
+        self.notices = Notices(self.connection, self.now, enabled=self._tells_placer)
+        self.studies = Studies(self.connection, self.now, on_status=self.notices.tell)
         self.holdings = Holdings(self.connection, self.now)
         self.peers = Peers(self.connection, self.now)
         self.messages = Messages(self.connection, self.now)
@@ -78,7 +83,7 @@ class Store:
     Parameters
     ----------
     settings : Settings
-        Say where the database is.
+        Say where the database is, and whether placers are told of their orders' status.
     pool_size : int
         Connections kept open; one per thread that commits at once is enough.
     clock : callable, optional
@@ -98,11 +103,12 @@ class Store:
             hide_parameters=True,
         )
         self.clock = clock
+        self.tells_placer = settings.status_destination is not None
         event.listen(self.engine, "connect", _durable)
 
     def __call__(self) -> UnitOfWork:
         """Return a new unit of work."""
-        return UnitOfWork(self.engine, self.clock)
+        return UnitOfWork(self.engine, self.clock, tells_placer=self.tells_placer)
 
     def check(self) -> None:
         """Raise `Unavailable` unless the database answers and carries our tables."""

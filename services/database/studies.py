@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.finding import Finding
 from models.lifecycle import StudyEvent, StudyState, move
+from models.order_status import OrderStatus, status_change
 from models.priority import Priority
 from models.study import Instance, Study, new_id
 from models.tier import Tier
@@ -41,9 +42,16 @@ READABLE = tuple(
 class Studies:
     """Repository of `Study` and of everything that was acquired for it."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        now: datetime,
+        *,
+        on_status: Callable[[str, OrderStatus], None] = lambda _study, _status: None,
+    ) -> None:
         self._connection = connection
         self._now = now
+        self._on_status = on_status
 
     # --- the study itself
 
@@ -113,6 +121,8 @@ class Studies:
     def move(self, study: Study, event: StudyEvent, **changes: Any) -> StudyState:
         """Apply `event` by the lifecycle table, with further column `changes`.
 
+        A move that changes the status of the study's order is a thing to tell its placer.
+
         Raises
         ------
         IllegalMove
@@ -120,6 +130,9 @@ class Studies:
         """
         after = move(study.state, event)
         self.change(study.id, state=after.value, **changes)
+        status = status_change(study.state, event, after)
+        if status is not None:
+            self._on_status(study.id, status)
         return after
 
     def change(self, study_id: str, **changes: Any) -> None:

@@ -375,6 +375,33 @@ delivery = Table(
     _time("accepted_at"),
 )
 
+# What the placer of an order is told: one row a change of status, in the order of the changes.
+status_notice = Table(
+    "status_notice",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), nullable=False),
+    # The study's own count of changes.
+    Column("sequence", Integer, nullable=False),
+    Column("order_status", Text, nullable=False),
+    Column("result_status", Text, nullable=False),
+    Column("words", Text, nullable=False),
+    # When the exam was to be done as of this change.
+    _time("start_at"),
+    _time("at", required=True),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("control_id", Text),
+    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    Column("ack_code", Text),
+    Column("error", Text),
+    _time("sent_at"),
+    _time("answered_at"),
+    # A change is told once.
+    UniqueConstraint("study_id", "sequence"),
+    Index("ix_status_notice_due", "id", postgresql_where=text("state = 'due'")),
+)
+
 critical_result = Table(
     "critical_result",
     metadata,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from models.lifecycle import ReportStatus
 from models.order import Order
 from models.patient import Patient
 from models.report import Report
 from models.study import Study
 from services.hl7.er7 import escape
+from services.hl7.segments import (
+    SENDING,
+    filler_number,
+    header,
+    joined,
+    ordering_provider,
+    pid,
+    placer_number,
+    segment,
+    time_stamp,
+)
 
 _STATUS = {
     ReportStatus.PRELIMINARY: "P",
@@ -53,17 +62,15 @@ def build_oru(
         to deliver the same version sends the same bytes.
     """
     status = _STATUS[report.status]
-    signed = _time(report.signed_at)
-    placer = f"{escape(order.placer_number)}^{escape(order.placer_authority)}" if order else ""
-    filler = escape((order.filler_number or order.accession) if order else study.accession)
+    signed = time_stamp(report.signed_at)
     code = order.procedure if order else None
     obr = {
         1: "1",
-        2: placer.rstrip("^"),
-        3: f"{filler}^SPINECHO" if filler else f"{study.id[:20]}^SPINECHO",
-        4: _join(code.value, code.meaning, code.scheme) if code else "MR^MR examination^L",
-        7: _time(study.started_at) if study.started_at else "",
-        16: _person(str(order.requesting)) if order else "",
+        2: placer_number(order) if order else "",
+        3: filler_number(order) if order else joined(study.accession or study.id[:20], SENDING[0]),
+        4: joined(code.value, code.meaning, code.scheme) if code else "MR^MR examination^L",
+        7: time_stamp(study.started_at) if study.started_at else "",
+        16: ordering_provider(order) if order else "",
         18: escape(study.accession),
         19: escape(order.requested_procedure_id) if order else "",
         22: signed,
@@ -72,25 +79,17 @@ def build_oru(
         # NDL: the name's components are sub-components, id&family&given.
         32: f"&{escape(report.author)}",
     }
-    msh = {
-        2: "^~\\&",
-        3: "SPINECHO",
-        4: "RAD",
-        5: escape(receiver),
-        7: signed,
-        9: "ORU^R01^ORU_R01",
-        10: control_id,
-        11: "P",
-        12: "2.5.1",
-        18: "UNICODE UTF-8",
-    }
-    # MSH-1 is the separator itself, so the header is joined one field later.
-    header = "MSH" + _fields("", msh)[1:]
     segments = [
-        header,
-        _pid(patient, reference_id),
-        _fields("ORC", {1: "RE", 2: obr[2], 3: obr[3], 5: "CM" if status != "P" else "IP"}),
-        _fields("OBR", obr),
+        header(
+            "ORU^R01^ORU_R01",
+            control_id=control_id,
+            receiver=receiver,
+            version="2.5.1",
+            written=report.signed_at,
+        ),
+        pid(patient, reference_id),
+        segment("ORC", {1: "RE", 2: obr[2], 3: obr[3], 5: "CM" if status != "P" else "IP"}),
+        segment("OBR", obr),
         _obx(1, "ST", "113014^DICOM Study^DCM", study.study_uid, "O"),
     ]
     sections = [
@@ -103,41 +102,5 @@ def build_oru(
     return ("\r".join(segments) + "\r").encode()
 
 
-def _pid(patient: Patient | None, reference_id: tuple[str, str]) -> str:
-    if patient is None:
-        number, pn = reference_id
-        return _fields("PID", {1: "1", 3: _join(number, "", "", "UNKNOWN", "PI"), 5: _person(pn)})
-    identifiers = "~".join(_join(i.value, "", "", i.authority, i.type) for i in patient.identifiers)
-    return _fields(
-        "PID",
-        {
-            1: "1",
-            3: identifiers,
-            5: _person(str(patient.name)),
-            7: f"{patient.birth_date:%Y%m%d}" if patient.birth_date else "",
-            8: patient.sex,
-        },
-    )
-
-
 def _obx(number: int, kind: str, code: str, value: str, status: str, flag: str = "") -> str:
-    return _fields("OBX", {1: str(number), 2: kind, 3: code, 4: "1", 5: value, 8: flag, 11: status})
-
-
-def _fields(name: str, values: dict[int, str]) -> str:
-    last = max((n for n, v in values.items() if v), default=0)
-    return "|".join([name, *(values.get(n, "") for n in range(1, last + 1))])
-
-
-def _join(*parts: str) -> str:
-    return "^".join(escape(part) for part in parts).rstrip("^")
-
-
-def _person(pn: str) -> str:
-    # PN and XPN share family, given and middle; suffix and prefix change places.
-    family, given, middle, prefix, suffix, *_ = [*pn.split("^"), *[""] * 5]
-    return _join(family, given, middle, suffix, prefix)
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y%m%d%H%M%S%z")
+    return segment("OBX", {1: str(number), 2: kind, 3: code, 4: "1", 5: value, 8: flag, 11: status})

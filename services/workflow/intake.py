@@ -9,6 +9,7 @@ from models.errors import DuplicateKey, InvalidValue, UnknownKey
 from models.events import Topic
 from models.lifecycle import StepState, StudyEvent, StudyState
 from models.order import Code, Order, Safety, ScheduledStep
+from models.order_status import STATUS
 from models.patient import Identifier, Patient, PersonName
 from models.request import OrderControl, OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
@@ -197,6 +198,8 @@ def _new_order(
         warnings=list(request.warnings),
     )
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, "1", order.priority)
+    # The placer learns the numbers that were assigned and where the exam stands.
+    uow.notices.tell(study.id, STATUS[study.state])
     return study
 
 
@@ -266,6 +269,7 @@ def _change_order(
         study.id, "order.changed", "order changed", actor=request.sender, message=message_id
     )
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, f"m{message_id}", changed.priority)
+    uow.notices.tell(study.id, STATUS[study.state])
 
 
 def _cancel_order(

@@ -34,6 +34,7 @@ _NAMED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "timeline": ("timeline", ("kind",)),
     "outbox": ("stage", ("flow",)),
     "desk": ("desk", ("kind",)),
+    "status_notice": ("notice to the placer", ("words",)),
 }
 """Table → what it is called here, and the columns that name one of its rows to a person."""
 _OWN: Final = frozenset(
