@@ -20,6 +20,7 @@ class Placer:
         self.answers: deque[str] = deque()
         """MSA-1 of the next answers, or ``close`` to hang up unanswered."""
         self.on_message: Callable[[], None] = lambda: None
+        self.words = "DOE JANE is locked"
         self.connections = 0
         self.port = 0
         self.loop = asyncio.new_event_loop()
@@ -48,7 +49,7 @@ class Placer:
                 if answer == "close":
                     break
                 msh = message.segment("MSH")
-                words = "" if answer in {"AA", "CA"} else "DOE JANE is locked"
+                words = "" if answer in {"AA", "CA"} else self.words
                 writer.writeblock(
                     f"MSH|^~\\&|{msh[5]}||{msh[3]}|{msh[4]}|{msh[7]}||ACK|A{msh[10]}|P|{msh[12]}\r"
                     f"MSA|{answer}|{msh[10]}|{words}\r".encode()
