@@ -35,24 +35,24 @@ STANDARD: Final[dict[str, tuple[str, ...]]] = {
     "location": ("PV1-3",),
     "referring": ("PV1-8",),
     "ambulatory_status": ("PV1-15",),
-    "admission_id": ("PV1-19",),
+    "admission_id": ("PV1-19", "PID-18"),
     "control": ("ORC-1.1",),
     "placer_number": ("ORC-2", "OBR-2"),
     "filler_number": ("ORC-3", "OBR-3"),
     "status": ("ORC-5.1",),
-    "confidentiality": ("ORC-28.1",),
-    "accession": ("IPC-1.1", "OBR-18.1"),
-    "requested_procedure_id": ("IPC-2.1", "OBR-19.1"),
-    "sps_id": ("IPC-4.1", "OBR-20.1"),
-    "study_uid": ("IPC-3.1", "ZDS-1.1"),
+    "confidentiality": ("ORC-28",),
+    "accession": ("IPC-1", "OBR-18"),
+    "requested_procedure_id": ("IPC-2", "OBR-19"),
+    "sps_id": ("IPC-4", "OBR-20"),
+    "study_uid": ("IPC-3", "ZDS-1"),
     "modality": ("IPC-5.1", "OBR-24.1"),
-    "station_aet": ("IPC-9.1", "ORC-18.1"),
+    "station_aet": ("IPC-9", "ORC-18"),
     "start": ("TQ1-7.1", "ORC-7.4", "OBR-27.4", "OBR-36.1"),
-    "priority": ("TQ1-9.1", "ORC-7.6", "OBR-27.6"),
+    "priority": ("TQ1-9.1", "ORC-7.6", "OBR-27.6", "OBR-5.1"),
     "procedure": ("OBR-4", "OBR-44"),
-    "medical_alerts": ("OBR-13.1",),
+    "medical_alerts": ("OBR-13",),
     "requesting": ("OBR-16", "ORC-12"),
-    "transport": ("OBR-30.1",),
+    "transport": ("OBR-30",),
     "reason": ("OBR-31.2", "OBR-31.1"),
     "performing": ("OBR-34",),
 }
@@ -120,6 +120,14 @@ class Place:
     def first(self) -> Place:
         """The first component of the field."""
         return replace(self, component=1)
+
+    def meets(self, other: Place) -> bool:
+        """Tell whether one of them is a part of the other."""
+        return (
+            (self.segment, self.field) == (other.segment, other.field)
+            and (not self.component or not other.component or self.component == other.component)
+            and self.where in (None, other.where)
+        )
 
     def location(self, number: int) -> str:
         """Return the place as an ERL (v2.5.1 §2.A.28) in the segment of this number."""
@@ -284,13 +292,15 @@ class Profile(_Strict):
     @model_validator(mode="after")
     def _one_value_a_place(self) -> Profile:
         for table in ("fields", "constants"):
-            written: dict[Place, str] = {}
+            written: list[tuple[Place, str]] = []
             for key in getattr(self, table):
                 for place in places(key):
-                    if written.setdefault(place, key) != key:
-                        raise ValueError(
-                            f"[{table}] gives {place} twice: as {written[place]} and as {key}"
-                        )
+                    for other, taken in written:
+                        if taken != key and place.meets(other):
+                            raise ValueError(
+                                f"[{table}] gives {place} twice: as {taken} and as {key}"
+                            )
+                    written.append((place, key))
         return self
 
 

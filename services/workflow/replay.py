@@ -23,6 +23,8 @@ from services.workflow.rehearsal import Rehearsed, rehearse
 _COMPARED: Final = ("patient", "patient identifier", "order", "step", "worklist item")
 _GIVEN: Final = frozenset({"accession", "study_uid", "requested_procedure_id", "sps_id"})
 """Numbers that are made up here where the sender has none: they differ from play to play."""
+_REFUSED: Final = frozenset({"refused", "failed"})
+"""States of a message; what it is answered depends on the mode too."""
 _OURS: Final = "(given here)"
 
 
@@ -54,6 +56,7 @@ class Played:
     message: Recorded
     code: tuple[str, str]
     """MSA-1 in force and with the candidate."""
+    accepted: tuple[bool, bool]
     error: tuple[str | None, str | None]
     profile: tuple[str, str]
     differences: tuple[Difference, ...]
@@ -85,7 +88,7 @@ class Summary:
         """Take one message into account."""
         self.messages += 1
         self.unchanged += played.unchanged
-        before, after = (code in {"AA", "CA"} for code in played.code)
+        before, after = played.accepted
         self.accepted += after and not before
         self.refused += before and not after
         for name in {f"{d.what}.{d.field}" for d in played.differences}:
@@ -152,6 +155,7 @@ def replay(
         yield Played(
             message=message,
             code=(now.answered.code, then.answered.code),
+            accepted=(now.state not in _REFUSED, then.state not in _REFUSED),
             error=(now.error, then.error),
             profile=tuple(r.standard.profile if r.standard else "" for r in (now, then)),  # type: ignore[arg-type]
             differences=tuple(_differences(now, then, message.raw)),
@@ -162,7 +166,7 @@ def _differences(now: Rehearsed, then: Rehearsed, raw: bytes) -> Iterator[Differ
     text = raw.decode("latin-1")
     # Where only one of them accepts, every value of the order would differ: that there is one says
     # enough.
-    alone = (now.state == "refused") != (then.state == "refused")
+    alone = (now.state in _REFUSED) != (then.state in _REFUSED)
     before, after = (_said(rehearsed, text) for rehearsed in (now, then))
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key):

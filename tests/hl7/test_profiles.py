@@ -126,6 +126,16 @@ def test_what_the_sender_keeps_at_a_standard_place_is_not_taken_for_the_value() 
     assert order(said.message)["sps_id"] is None
 
 
+def test_an_accession_number_does_not_keep_an_issuer_that_was_anothers() -> None:
+    raw = orm().replace(b"|A2026000123|", b"|DEPT^WARD|")
+    obr = by('[fields]\naccession = "OBR-3.1"', raw).message.first("OBR")
+    assert obr is not None
+    assert obr.raw(18) == "F200"
+    whole = by('[fields]\naccession = "OBR-3"', raw).message.first("OBR")
+    assert whole is not None
+    assert whole.raw(18) == "F200^RIS"
+
+
 def test_of_several_places_the_first_that_has_something_is_read() -> None:
     text = '[fields]\naccession = ["ZXX-1", "OBR-3.1", "OBR-18.1"]'
     assert order(by(text, orm()).message)["accession"] == "F200"
