@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from models.errors import Unavailable
 from services.database.deliveries import Deliveries
 from services.database.holdings import Holdings
+from services.database.merges import Merges
 from services.database.messages import Messages
 from services.database.notices import Notices
 from services.database.orders import Orders
@@ -49,6 +50,7 @@ class UnitOfWork:
         self._transaction = self.connection.begin()
         self.now = self.clock()
         self.patients = Patients(self.connection, self.now)
+        self.merges = Merges(self.connection, self.now)
         self.orders = Orders(self.connection, self.now)
         self.notices = Notices(self.connection, self.now, enabled=self._tells_placer)
         self.studies = Studies(self.connection, self.now, on_status=self.notices.tell)

@@ -73,6 +73,46 @@ patient_identifier = Table(
     Column("type", Text, nullable=False),
     Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
     Column("position", SmallInteger, nullable=False, server_default="0"),
+    # The re-key that put another identifier in its place: objects may still come under it.
+    Column("retired_by", BigInteger, ForeignKey("patient_change.id")),
+)
+
+# A merge, move or re-key, and its undoing.
+patient_change = Table(
+    "patient_change",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("survivor_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
+    Column("retired_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
+    Column("before", JSONB, nullable=False, server_default="{}"),
+    Column("after", JSONB, nullable=False, server_default="{}"),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    _time("at", required=True),
+    _time("undone_at"),
+    _text("undone_by"),
+    _text("undone_why"),
+)
+
+patient_change_item = Table(
+    "patient_change_item",
+    metadata,
+    Column("change_id", BigInteger, ForeignKey("patient_change.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("home_id", Text, ForeignKey("patient.id"), nullable=False),
+)
+
+# The record that a row was filed under, where another has it since a merge. A trigger keeps this
+# true whoever writes the row: `patient_id` is always the last survivor of the home.
+patient_home = Table(
+    "patient_home",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("home_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
 )
 
 accession_number = Sequence("accession_number", metadata=metadata)
