@@ -14,7 +14,8 @@ from models.errors import (
     Unsupported,
     answer_to,
 )
-from services.hl7.er7 import CHARSETS, Delimiters, Message, escape, parse, unescape
+from services.hl7.charsets import codec_of
+from services.hl7.er7 import Delimiters, Message, escape, parse, unescape
 
 _TEXTS = {
     "100": "Segment sequence error",
@@ -157,11 +158,10 @@ def _acknowledge(message: Message | None, outcome: Outcome, code: str, *, enhanc
             msa[3] = escape(str(outcome.error)[:60])
     lines = ["|".join(reply).rstrip("|"), "|".join(msa).rstrip("|"), *segments]
     text = "\r".join(line.translate(_UNREADABLE) for line in lines) + "\r"
-    codec = CHARSETS.get(declared.upper())
     try:
-        return text.encode(codec or "utf-8")
+        return text.encode(codec_of(declared) or "ascii")
     except UnicodeEncodeError:
-        # The sender wrote what its own declared set does not hold.
+        # The sender wrote what its own declared set does not hold, or named none that is known.
         reply[17] = "UNICODE UTF-8"
         lines[0] = "|".join(reply).rstrip("|")
         return ("\r".join(line.translate(_UNREADABLE) for line in lines) + "\r").encode()

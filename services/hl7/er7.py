@@ -6,29 +6,16 @@ so that it may stand on the acknowledging path; hl7apy checks conformance later,
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.errors import Malformed
+from services.hl7.charsets import find_declared, read, read_hex
 
 NULL = '""'
 """The HL7 null: delete what is stored; an empty field leaves it as it is."""
-
-CHARSETS = {
-    "": "ascii",
-    "ASCII": "ascii",
-    **{f"8859/{n}": f"iso8859_{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
-    "UNICODE UTF-8": "utf-8",
-    "UNICODE": "utf-8",
-    "ISO IR14": "shift_jis",
-    "ISO IR87": "iso2022_jp",
-    "ISO IR159": "iso2022_jp_1",
-    "KS X 1001": "euc_kr",
-    "GB 18030-2000": "gb18030",
-}
-"""MSH-18 (HL70211) → Python codec."""
-
 
 _MARKS = re.compile(r"[!-/:-@\[-`{-~]+$")
 
@@ -42,6 +29,8 @@ class Delimiters:
     repetition: str = "~"
     escape: str = "\\"
     subcomponent: str = "&"
+    codec: str = dataclasses.field(default="utf-8", compare=False)
+    """What the bytes of a hexadecimal escape are read with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +132,8 @@ def parse(raw: bytes) -> Message:
     Malformed
         If there is no MSH segment with its delimiters.
     """
+    if b"\0" in raw[:6] and raw[:6].replace(b"\0", b"") in {b"MSH", b"\xff\xfeMS", b"\xfe\xffMS"}:
+        raise Malformed("UTF-16 cannot be sent by MLLP: send UTF-8", location="MSH^1^18")
     start = raw.lstrip(b"\r\n \t\xef\xbb\xbf")
     if not start.startswith(b"MSH") or len(start) < 9:
         raise Malformed("the message does not begin with an MSH segment", location="MSH^1")
@@ -153,7 +144,10 @@ def parse(raw: bytes) -> Message:
     if not 1 <= len(declared) <= 5 or len(set(marks)) < len(marks) or not _MARKS.match(marks):
         raise Malformed("MSH-1 and MSH-2 do not declare the delimiters", location="MSH^1^2")
     delimiters = Delimiters(separator, *declared[:4])
-    text, charset, warnings = _decode(start, delimiters)
+    header = re.split(rb"[\r\n]", start, maxsplit=1)[0]
+    charset = find_declared(header, delimiters.field, delimiters.repetition)
+    text, codec, warnings = read(start, charset, delimiters.escape)
+    delimiters = replace(delimiters, codec=codec)
     segments = []
     for line in re.split(r"[\r\n]+", text):
         if not line.strip():
@@ -164,31 +158,6 @@ def parse(raw: bytes) -> Message:
             fields.insert(1, delimiters.field)
         segments.append(Segment(fields[0], tuple(fields), delimiters))
     return Message(tuple(segments), delimiters, charset, tuple(warnings))
-
-
-def _decode(raw: bytes, delimiters: Delimiters) -> tuple[str, str, list[str]]:
-    header = re.split(rb"[\r\n]", raw, maxsplit=1)[0].decode("latin-1").split(delimiters.field)
-    declared = header[17].split(delimiters.repetition)[0].strip() if len(header) > 17 else ""
-    codec = CHARSETS.get(declared.upper())
-    warnings = []
-    if codec is None:
-        warnings.append(f"MSH-18 names a character set that is not known: {declared[:20]!r}")
-        codec = "utf-8"
-    if raw.isascii() and codec not in {"iso2022_jp", "iso2022_jp_1"}:
-        return raw.decode("ascii"), declared, warnings
-    # Text in an 8-bit set is almost never valid UTF-8 by chance: when it is, the bytes are right
-    # and the declaration is wrong. Latin-1 last reads every byte, so nothing is ever lost.
-    # ISO 2022 is 7-bit and would pass for UTF-8, so it goes first where it is declared.
-    order = (codec,) if codec.startswith("iso2022") else ("utf-8", codec)
-    for candidate in (*order, "iso8859_1"):
-        try:
-            text = raw.decode(candidate)
-        except UnicodeDecodeError:
-            continue
-        if candidate != codec:
-            warnings.append(f"bytes are {candidate}, MSH-18 declares {declared or 'nothing'!r}")
-        return text, declared, warnings
-    raise Malformed("unreachable: Latin-1 reads any byte", location="MSH^1^18")
 
 
 _NAMED = {"F": "field", "S": "component", "T": "subcomponent", "R": "repetition", "E": "escape"}
@@ -202,22 +171,22 @@ def unescape(text: str, delimiters: Delimiters) -> str:
     escape = delimiters.escape
     if escape not in text:
         return text
-    pattern = re.escape(escape) + r"(\.?[A-Za-z0-9+\-]*)" + re.escape(escape)
+    mark = re.escape(escape)
+    # The bytes of one character may stand in escapes of their own, one after the other.
+    bytes_ = f"(?:{mark}X(?:[0-9A-Fa-f]{{2}})+{mark})+"
+    pattern = f"({bytes_})|{mark}(\\.?[A-Za-z0-9+\\-]*){mark}"
 
     def resolve(match: re.Match[str]) -> str:
-        code = match[1]
+        if match[1]:
+            digits = match[1].replace(escape + "X", "").replace(escape, "")
+            return read_hex(bytes.fromhex(digits), delimiters.codec)
+        code = match[2]
         if code in _NAMED:
             return str(getattr(delimiters, _NAMED[code]))
         if code in {".br", ".sp"}:
             return "\n"
         if code in {"H", "N"}:
             return ""
-        if code.startswith("X") and re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", code[1:]):
-            data = bytes.fromhex(code[1:])
-            try:
-                return data.decode("utf-8")
-            except UnicodeDecodeError:
-                return data.decode("latin-1")
         return match[0]
 
     return re.sub(pattern, resolve, text)

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from models.errors import ProfileError
-from services.hl7.er7 import CHARSETS
+from services.hl7.charsets import CHARSETS
 
 STANDARD: Final[dict[str, tuple[str, ...]]] = {
     "patient_name": ("PID-5",),

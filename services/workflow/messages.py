@@ -85,6 +85,8 @@ def receive_message(
         _storable(text)
         for text in ((message.sender, message.control_id, message.type) if message else ("",) * 3)
     )
+    if message is not None and message.warnings:
+        log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
     with store() as uow:
         message_id = uow.messages.add(
             direction="in",
