@@ -79,14 +79,14 @@ def list_profiles(
     as_json: AsJson = False,
 ) -> None:
     """List the interface profiles: whose messages each is for, and whether it is in force."""
-    from services.hl7.profiles import load
+    from services.hl7.profiles import survey
 
     settings = read_settings()
     with errors_told():
-        known = load(settings.profile_root)
-        if show is not None:
-            typer.echo(_named(known, show).text, nl=False)
-            return
+        known, wrong = survey(settings.profile_root)
+    if show is not None:
+        typer.echo(_named(known, show).text, nl=False)
+        return
     rows: list[dict[str, Any]] = [
         {
             "name": declared.profile.name,
@@ -102,8 +102,8 @@ def list_profiles(
         for declared in known.values()
     ]
     if as_json:
-        print_json(rows)
-        return
+        print_json({"profiles": rows, "wrong": wrong})
+        raise typer.Exit(1 if wrong else 0)
     shown = [
         (
             *(row["name"], row["title"], " ".join(row["applications"])),
@@ -115,6 +115,9 @@ def list_profiles(
     columns = ("name", "title", "MSH-3", "MSH-4", "versions", "origin", "state")
     console.print(table(columns, shown))
     console.print(f"the installation's own: {settings.profile_root}", soft_wrap=True)
+    if wrong:
+        kept = "the listener goes on with the last good ones"
+        fail("\n".join([*wrong, kept]), code="profile")
 
 
 @app.command()

@@ -197,7 +197,7 @@ def test_a_message_is_tried_by_the_profile_that_is_in_force(
     assert (said["profile"], said["code"]) == ("epic", "AE")
     assert said["error"].startswith("missing-field at OBR^1^3")
     assert "read by profile epic" in installed.run("hl7", "try", "-", stdin=epic()).stdout
-    (listed,) = (p for p in installed.json("hl7", "profiles") if p["name"] == "epic")
+    (listed,) = (p for p in installed.json("hl7", "profiles")["profiles"] if p["name"] == "epic")
     assert (listed["origin"], listed["active"]) == ("installed", True)
 
 
@@ -212,6 +212,20 @@ def test_a_profile_is_checked_wherever_it_lies(terminal: Terminal, tmp_path: Pat
     assert result.stderr.startswith("profile: ")
     assert "line 5: sender.aplication: no such key" in result.stderr
     assert terminal.run("hl7", "check", tmp_path / "none.toml").exit_code == 1
+
+
+def test_a_wrong_profile_is_told_beside_the_right_ones(terminal: Terminal, tmp_path: Path) -> None:
+    directory = tmp_path / "home" / "profiles"
+    directory.mkdir(parents=True)
+    (directory / "a.toml").write_text("name = 1\n")
+    (directory / "b.toml").write_text('name = "c"\ntitle = ""\n[sender]\napplication = ["A"]\n')
+    result = terminal.run("hl7", "profiles")
+    assert result.exit_code == 1
+    assert "meditech" in result.stdout
+    assert "a.toml, line 1: name" in result.stderr
+    assert "'c'" in result.stderr
+    assert terminal.run("hl7", "profiles", "--show", "ihe").exit_code == 0
+    assert len(json.loads(terminal.run("hl7", "profiles", "--json").stdout)["wrong"]) == 2
 
 
 def test_a_profile_that_is_not_there_is_named(installed: Terminal, store: Store) -> None:

@@ -179,23 +179,44 @@ def read_file(path: Path, origin: Origin) -> Declared:
     return read_profile(data, file=str(path), origin=origin)
 
 
+def survey(directory: Path) -> tuple[dict[str, Declared], list[str]]:
+    """Return every profile that is right, by its name, and what is wrong with the others.
+
+    One of the installation takes the place of a shipped one of the same name.
+    """
+    known, wrong = _shipped(), []
+    for path in files(directory):
+        try:
+            known[path.stem] = _installed(path)
+        except ProfileError as error:
+            wrong.append(str(error))
+    try:
+        require_one_each(known.values())
+    except ProfileError as error:
+        wrong.append(str(error))
+    return known, wrong
+
+
+def _installed(path: Path) -> Declared:
+    declared = read_file(path, "installed")
+    if declared.profile.name != path.stem:
+        raise ProfileError(
+            f"{path}: name is {declared.profile.name!r}, the file's name asks for {path.stem!r}"
+        )
+    return declared
+
+
 def load(directory: Path) -> dict[str, Declared]:
-    """Return every profile by its name; one of the installation takes the place of a shipped one.
+    """Return every profile by its name, if all of them are right.
 
     Raises
     ------
     ProfileError
         If a file is wrong, is not called as the profile in it, or two are for one sender.
     """
-    known = _shipped()
-    for path in files(directory):
-        declared = read_file(path, "installed")
-        if declared.profile.name != path.stem:
-            raise ProfileError(
-                f"{path}: name is {declared.profile.name!r}, the file's name asks for {path.stem!r}"
-            )
-        known[path.stem] = declared
-    require_one_each(known.values())
+    known, wrong = survey(directory)
+    if wrong:
+        raise ProfileError("\n".join(wrong))
     return known
 
 
