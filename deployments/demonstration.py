@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,18 @@ from services.database.tables import study as table
 from services.settings import Settings
 from services.simulators.department import DayLog, Department, OnEvent
 from services.simulators.inbox import EmrInbox
+from services.simulators.plan import PlannedPatient
+from services.simulators.status_inbox import StatusInbox
 
 SEED = 7
 _FULL_WIDTH = 110
 
 
-def demonstration_settings(inbox: EmrInbox) -> Settings:
+_LIFE = [("SC", "S"), ("IP", "I"), ("CM", "R"), ("CM", "F")]
+"""ORC-5 and OBR-25 of an order that is done and reported."""
+
+
+def demonstration_settings(inbox: EmrInbox, statuses: StatusInbox) -> Settings:
     """Return settings of a throw-away installation on ports that are free."""
     home = Path(tempfile.mkdtemp(prefix="spinecho-demo-", dir="/var/tmp"))
     home.chmod(0o755)
@@ -35,6 +42,7 @@ def demonstration_settings(inbox: EmrInbox) -> Settings:
         home=home,
         **free_ports(*PORTS),  # type: ignore[arg-type]
         destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
+        status_destination=f"mllp://127.0.0.1:{statuses.port}",
         quiet_s=5,
         reconcile_s=20,
     )
@@ -58,11 +66,11 @@ def department(
 
 
 def wait_until_done(store: Store, timeout_s: float = 60) -> int:
-    """Wait until every announced stage is done; return how many are not."""
+    """Wait until every stage is done and every status told; return how many are not."""
     deadline = time.monotonic() + timeout_s
     while True:
         with store() as uow:
-            left = uow.outbox.unfinished()
+            left = uow.outbox.unfinished() + uow.notices.count_due()
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.5)
@@ -91,9 +99,11 @@ def let_time_pass(settings: Settings, days: int) -> None:
     asyncio.run(migrate(as_of.isoformat()))
 
 
-def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str, Any]], list[str]]:
+def end_state(
+    store: Store, log: DayLog, inbox: EmrInbox, statuses: StatusInbox
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row per study, and everything that is not as it should be."""
-    wrong = list(log.problems)
+    wrong = [*log.problems, *_untold(log.plan, statuses)]
     if not log.finished:
         wrong.append("the day did not finish in time")
     with store() as uow:
@@ -148,6 +158,23 @@ def end_state(store: Store, log: DayLog, inbox: EmrInbox) -> tuple[list[dict[str
             expect(heard, f"{patient.accession}: nobody acknowledged the critical result")
             expect(row["tier"] == "cold", f"{patient.accession} lies on {row['tier']}")
     return rows, wrong
+
+
+def _untold(plan: Sequence[PlannedPatient], statuses: StatusInbox) -> list[str]:
+    """Return for which orders the placer did not see what became of them, in order."""
+    wrong = [f"a status was sent twice: {statuses.duplicates}"] if statuses.duplicates else []
+    for patient in plan:
+        if patient.unordered:
+            continue
+        seen = statuses.seen(patient.accession)
+        if patient.cancelled:
+            expected = [_LIFE[0], ("CA", "X")]
+        else:
+            # A report may be signed while the last images come: then no exam is left to complete.
+            expected = [step for step in _LIFE if step != ("CM", "R") or step in seen]
+        if seen != expected:
+            wrong.append(f"{patient.accession}: the placer saw {seen}, not {expected}")
+    return wrong
 
 
 def summary(rows: list[dict[str, Any]], width: int = 120) -> Table:

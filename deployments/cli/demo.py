@@ -21,9 +21,10 @@ def demo(
     from deployments.progress import Board, shown
     from services.simulators.inbox import EmrInbox
     from services.simulators.plan import plan
+    from services.simulators.status_inbox import StatusInbox
 
-    inbox = EmrInbox()
-    settings = demonstration.demonstration_settings(inbox)
+    inbox, statuses = EmrInbox(), StatusInbox()
+    settings = demonstration.demonstration_settings(inbox, statuses)
     wrong: list[str] = []
     try:
         with (
@@ -50,7 +51,7 @@ def demo(
                 for days in (60, 1000):
                     say(f"letting {days} days pass: tier migration…")
                     demonstration.let_time_pass(settings, days)
-            rows, wrong = demonstration.end_state(store, log, inbox)
+            rows, wrong = demonstration.end_state(store, log, inbox, statuses)
             console.print(demonstration.summary(rows, console.width))
             for problem in wrong:
                 console.print(Text(f"wrong: {problem}", "red"))
@@ -61,6 +62,7 @@ def demo(
                 signal.sigwait({signal.SIGINT, signal.SIGTERM})
     finally:
         inbox.close()
+        statuses.close()
     if wrong:
         console.print(f"its logs and data stay in {settings.home}")
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -88,17 +89,25 @@ def _live(
     from deployments import demonstration
     from deployments.progress import Board, shown
     from services.simulators.inbox import EmrInbox
+    from services.simulators.status_inbox import StatusInbox
 
     port = _inbox_port(settings)
     try:
         inbox = EmrInbox(port=port)
     except OSError as error:
         fail(f"the EMR's inbox on port {port} cannot be opened: {error.strerror}")
+    status_port = _local_port(settings.status_destination or "")
+    try:
+        statuses = StatusInbox(port=status_port) if status_port else nullcontext()
+    except OSError as error:
+        inbox.close()
+        fail(f"the EMR's inbox on port {status_port} cannot be opened: {error.strerror}")
     events: list[dict[str, Any]] = []
     board = Board(patients, f"Seed {seed} on {patients[0].scheduled:%Y-%m-%d} (invented)")
     screen = Console(stderr=True) if as_json else console
     with (
         inbox,
+        statuses,
         errors_told(),
         opened_store(settings) as store,
         shown(board, store, screen) as say,
@@ -143,10 +152,16 @@ def _live(
 def _inbox_port(settings: Settings) -> int:
     """Return the port of the first report destination on this machine: there the EMR listens."""
     for url in settings.destinations.values():
-        place = urlsplit(url)
-        if place.scheme == "mllp" and place.port and place.hostname in {"127.0.0.1", "localhost"}:
-            return place.port
+        port = _local_port(url)
+        if port:
+            return port
     fail(
         "the simulated EMR would get no report: no destination is on this machine. Start "
         "Spinecho, and this command, with SPINECHO_DESTINATIONS__EMR=mllp://127.0.0.1:2576"
     )
+
+
+def _local_port(url: str) -> int | None:
+    place = urlsplit(url)
+    local = place.scheme == "mllp" and place.hostname in {"127.0.0.1", "localhost"}
+    return place.port if local else None

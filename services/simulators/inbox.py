@@ -1,4 +1,7 @@
-"""Where the EMR receives reports: an MLLP server that keeps all and can be told to misbehave."""
+"""Where the EMR receives: an MLLP server that keeps all and can be told to misbehave.
+
+One for reports; `services.simulators.status_inbox` has the one for the status of orders.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Condition, Event, Thread
 from time import monotonic
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Generic, Literal, Self, TypeVar
 
 from services.simulators.mllp import Hl7ProtocolError, field, segments, take, text_of, wrap
 
@@ -18,15 +21,13 @@ _LOOK_UP_S: Final = 0.2  # how often a waiting thread looks whether it should st
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedReport:
+class Received:
     """One message as it came in, and what was answered.
 
     Attributes
     ----------
-    status
-        OBR-25: P, F or C.
-    text
-        The narrative of all OBX, escapes as they came.
+    kind
+        MSH-9.
     problems
         What an EMR would refuse, by field; empty when nothing.
     answered
@@ -41,10 +42,27 @@ class ReceivedReport:
     accession: str
     status: str
     study_uid: str
-    text: str
     problems: tuple[str, ...]
     answered: str
     raw: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedReport(Received):
+    """One report.
+
+    Attributes
+    ----------
+    status
+        OBR-25: P, F or C.
+    text
+        The narrative of all OBX, escapes as they came.
+    """
+
+    text: str
+
+
+_Message = TypeVar("_Message", bound=Received)
 
 
 def read_report(raw: bytes) -> ReceivedReport:
@@ -87,24 +105,36 @@ def read_report(raw: bytes) -> ReceivedReport:
     )
 
 
-class EmrInbox:
+class Inbox(Generic[_Message]):
     """An MLLP server on a thread of its own.
 
-    Reports that miss something essential are answered AE, other messages AR, the rest AA. A
-    message that comes again is kept again, so that a test sees it, and answered the same.
+    Messages that miss something essential are answered AE, those of another kind AR, the rest AA.
+    A message that comes again is kept again, so that a test sees it, and answered the same.
 
     Parameters
     ----------
+    read
+        How a message is read.
+    kinds
+        What MSH-9 may begin with.
     port
         Zero for any free port; read it back from `port`.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        read: Callable[[bytes], _Message],
+        kinds: tuple[str, ...],
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._read = read
+        self._kinds = kinds
         self._listener = socket.create_server((host, port))
         self._listener.settimeout(_LOOK_UP_S)
         self.host = host
         self.port = int(self._listener.getsockname()[1])
-        self._received: list[ReceivedReport] = []
+        self._received: list[_Message] = []
         self._faults: deque[Fault] = deque()
         self._changed = Condition()
         self._stop = Event()
@@ -112,13 +142,13 @@ class EmrInbox:
         self._threads[0].start()
 
     @property
-    def messages(self) -> list[ReceivedReport]:
+    def messages(self) -> list[_Message]:
         """Everything received so far, refused and unanswered messages included, oldest first."""
         with self._changed:
             return list(self._received)
 
     @property
-    def accepted(self) -> list[ReceivedReport]:
+    def accepted(self) -> list[_Message]:
         """What was answered AA, each control id once."""
         return list({m.control_id: m for m in self.messages if m.answered == "AA"}.values())
 
@@ -133,7 +163,7 @@ class EmrInbox:
         with self._changed:
             self._faults.extend([how] * count)
 
-    def wait_for(self, enough: Callable[[list[ReceivedReport]], bool], timeout_s: float) -> bool:
+    def wait_for(self, enough: Callable[[list[_Message]], bool], timeout_s: float) -> bool:
         """Wait until what was received satisfies a condition; False when time ran out."""
         deadline = monotonic() + timeout_s
         with self._changed:
@@ -192,23 +222,36 @@ class EmrInbox:
 
     def _answer(self, sock: socket.socket, raw: bytes) -> bool:
         """Keep a message and answer it; False to hang up."""
-        report = read_report(raw)
+        message = self._read(raw)
         verdict = "AA"
-        if report.problems:
-            verdict = "AR" if not report.kind.startswith("ORU^R01") else "AE"
+        if message.problems:
+            verdict = "AE" if message.kind.startswith(self._kinds) else "AR"
         with self._changed:
             if self._faults:
                 verdict = self._faults.popleft()
-            self._received.append(replace(report, answered=verdict))
+            self._received.append(replace(message, answered=verdict))
             self._changed.notify_all()
         if verdict == "close":
             return False
         if verdict != "ignore":
-            words = "; ".join(report.problems)
+            words = "; ".join(message.problems)
             if verdict != "AA" and not words:
-                words = f"patient {report.patient_id} is locked"  # as others do, in clear
+                words = f"patient {message.patient_id} is locked"  # as others do, in clear
             sock.sendall(wrap(acknowledge(raw, verdict, words)))
         return True
+
+
+class EmrInbox(Inbox[ReceivedReport]):
+    """Where reports arrive.
+
+    Parameters
+    ----------
+    port
+        Zero for any free port; read it back from `port`.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__(read_report, ("ORU^R01",), host, port)
 
 
 def acknowledge(raw: bytes, verdict: str, words: str = "") -> bytes:

@@ -87,6 +87,10 @@ def story(uow: UnitOfWork, key: str) -> dict[str, Any]:
         "reports": [_without(asdict(r), "study_id") for r in reports],
         "may_sign": [status.value for status in signable(study.state, last)],
         "deliveries": _deliveries(uow, study.id),
+        "notices": [
+            {**_without(notice, "id", "study_id"), "ack": _answer(uow, notice.message_id)}
+            for notice in uow.notices.of_study(study.id)
+        ],
         "messages": [_without(m, "study_id", "digest") for m in uow.messages.of_study(study.id)],
         "timeline": [_without(e, "study_id") for e in uow.timeline.of_study(study.id)],
         "desk": [_without(d, "study_id") for d in uow.studies.desk(study.id)],
@@ -213,15 +217,17 @@ def _deliveries(uow: UnitOfWork, study_id: str) -> list[dict[str, Any]]:
     for row in uow.deliveries.of_study(study_id):
         line = row._asdict()
         if row.message_id is not None:
-            # What the peer answered, word for word: the proof that an operator asks for.
-            answer = uow.messages.get(row.message_id).ack
-            line["ack"] = (
-                None
-                if answer is None
-                else answer[:_ANSWER_BYTES].decode("utf-8", "replace").strip("\x0b\x1c\r\n")
-            )
+            line["ack"] = _answer(uow, row.message_id)
         told.append(line)
     return told
+
+
+def _answer(uow: UnitOfWork, message_id: int | None) -> str | None:
+    """Return what the peer answered, word for word: the proof that an operator asks for."""
+    answer: bytes | None = None if message_id is None else uow.messages.get(message_id).ack
+    if answer is None:
+        return None
+    return answer[:_ANSWER_BYTES].decode("utf-8", "replace").strip("\x0b\x1c\r\n")
 
 
 def _without(record: Row[Any] | Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from services.simulators.emr import Emr, EmrInbox
 from services.simulators.inbox import acknowledge
 from services.simulators.mllp import Hl7ProtocolError, MllpLink, segments, take, text_of, wrap
 from services.simulators.plan import plan
+from services.simulators.status_inbox import StatusInbox
 from tests.simulators.stand_in import oru
 
 PATIENT = next(p for p in plan(7, date(2026, 3, 1)) if "Müller" in p.name)
@@ -197,3 +198,32 @@ def test_the_inbox_misbehaves_on_demand():
         assert [m.answered for m in inbox.messages] == ["AE", "AR", "close", "ignore", "AA"]
         assert inbox.wait_for(lambda messages: len(messages) == 5, 1)
         assert not inbox.wait_for(lambda messages: len(messages) == 6, 0.1)
+
+
+def status_of(**changes: str) -> bytes:
+    """What an order filler tells of an order (IHE RAD-3, v2.3.1)."""
+    fields = {"ORC-1": "SC", "ORC-5": "IP", "OBR-18": "A1", "kind": "ORM^O01"} | changes
+    return (
+        f"MSH|^~\\&|RIS|RAD|EMR||20260301090000||{fields['kind']}|C1|P|2.3.1\r"
+        "PID|1||T1^^^HOSP^MR\r"
+        f"ORC|{fields['ORC-1']}|P1^EMR|F1^RIS||{fields['ORC-5']}||||20260301090000\r"
+        f"OBR|1|P1^EMR|F1^RIS|MRBRWO^MRI^L||||||||||||||{fields['OBR-18']}|||||||I\r"
+        "ZDS|1.2.3^100^Application^DICOM\r"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({}, "AA"),
+        ({"ORC-1": "NW"}, "AE"),
+        ({"ORC-5": "XY"}, "AE"),
+        ({"OBR-18": ""}, "AE"),
+        ({"kind": "ORU^R01"}, "AR"),
+    ],
+)
+def test_the_emr_sees_what_becomes_of_its_order(changes: dict[str, str], answer: str) -> None:
+    with StatusInbox() as inbox, MLLPClient("127.0.0.1", inbox.port) as client:
+        reply = hl7.parse(client.send_message(status_of(**changes)).strip(b"\x0b\x1c\r").decode())
+        assert str(reply.segment("MSA")[1]) == answer
+        assert inbox.seen("A1") == ([("IP", "I")] if answer == "AA" else [])

@@ -6,9 +6,13 @@ import httpx
 import pytest
 
 from models.lifecycle import StudyState
+from models.order_status import STATUS
 from models.study import Study
 from services.database.store import Store
+from services.settings import Settings
+from services.web.app import create_app
 from tests.web.department import CASES, READING_ORDER, morning
+from tests.web.serving import serving
 
 REPORT = {
     "status": "final",
@@ -276,3 +280,34 @@ def test_a_page_of_another_site_cannot_write(
 def test_a_name_that_was_rebound_to_loopback_is_not_served(http: httpx.Client) -> None:
     assert http.get("/api/reading-list", headers={"Host": "evil.example:80"}).status_code == 421
     assert http.get("/api/reading-list", headers={"Host": "localhost:8080"}).status_code == 200
+
+
+def test_the_story_has_what_the_placer_was_told_and_answered(
+    settings: Settings, store: Store
+) -> None:
+    telling = Store(settings.model_copy(update={"status_destination": "mllp://127.0.0.1:1"}))
+    try:
+        study = morning(store, CASES[:1])[CASES[0].accession]
+        with telling() as uow:
+            uow.notices.tell(study.id, STATUS[StudyState.SCHEDULED])
+            (notice,) = uow.notices.of_study(study.id)
+            message = uow.messages.add(
+                direction="out", protocol="hl7", peer="p", raw=b"MSH", digest="d", state="refused"
+            )
+            uow.messages.answer(message, ack=b"MSH|^~\\&\rMSA|AR|C1|<b>locked</b>\r", ack_code="AR")
+            uow.notices.change(
+                notice.id, state="refused", ack_code="AR", message_id=message, error="<b>locked</b>"
+            )
+    finally:
+        telling.close()
+    with (
+        serving(create_app(settings, store)) as url,
+        httpx.Client(base_url=url, timeout=10) as http,
+    ):
+        (told,) = http.get(f"/api/studies/{CASES[0].study_uid}").json()["notices"]
+        page = http.get(f"/studies/{CASES[0].study_uid}", headers={"Accept": "text/html"}).text
+    assert (told["order_status"], told["ack_code"]) == ("SC", "AR")
+    assert "MSA|AR|C1" in told["ack"]
+    assert "Told to the placer" in page
+    assert "&lt;b&gt;locked" in page
+    assert "<b>locked" not in page
