@@ -212,7 +212,7 @@ ANSWERS: Final[dict[type[SpinechoError], Answer]] = {
     InvalidValue: Answer(ack="AE", hl7_code="102", dimse=0x0106, http=422),
     UnknownKey: Answer(ack="AE", hl7_code="204", dimse=0x0112, http=404),
     DuplicateKey: Answer(ack="AE", hl7_code="205", dimse=0x0111, http=409),
-    IllegalMove: Answer(ack="AE", hl7_code="207", dimse=0x0110, http=409),
+    IllegalMove: Answer(ack="AE", hl7_code="206", dimse=0x0110, http=409),
     Conflict: Answer(ack="AE", hl7_code="205", dimse=0x0111, http=409),
     UnassessableError: Answer(ack="AE", hl7_code="102", dimse=0xA900, http=422),
     OutOfResources: Answer(ack="AE", hl7_code="207", dimse=0xA700, http=507),

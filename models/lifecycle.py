@@ -53,6 +53,10 @@ class StepState(Enum):
     """Scheduled and performed procedure steps (PS3.3 C.4.10, PS3.4 F.7)."""
 
     SCHEDULED = "SCHEDULED"
+    ARRIVED = "ARRIVED"
+    ON_HOLD = "ON HOLD"
+    UNBOOKED = "UNBOOKED"
+    """Ordered, without a slot: not on a worklist until it is booked anew."""
     IN_PROGRESS = "IN PROGRESS"
     COMPLETED = "COMPLETED"
     DISCONTINUED = "DISCONTINUED"
@@ -67,6 +71,12 @@ class StepEvent(Enum):
     COMPLETE = "N-SET COMPLETED"
     DISCONTINUE = "N-SET DISCONTINUED"
     CANCEL = "order cancelled"
+    HOLD = "order on hold"
+    RELEASE = "order released"
+    ARRIVE = "patient arrived"
+    BOOK = "slot booked"
+    FREE = "slot given up"
+    CLOSE = "done, as its filler says"
 
 
 class MigrationState(Enum):
@@ -90,10 +100,17 @@ class MigrationEvent(Enum):
 
 S, E = StudyState, StudyEvent
 _ORDER = "HL7 v2.5.1 §4.5.1.1 (ORC-1, HL70119)"
+_HOLD = "HL7 v2.5.1 §4.5.1.1 (HL70119 HD, RL)"
+_ARRIVAL = "PS3.3 C.4.10 (ARRIVED); HL7 v2.5.1 §3.3.10 (ADT^A10)"
+_SLOT = "HL7 v2.5.1 §10.4 (SIU)"
+_FILLER = "HL7 v2.5.1 §4.5.1.5 (ORC-5 CM)"
 _MPPS = "PS3.4 F.7.2"
 _IMAGES = "rule 5: a scanner is never refused for a paper problem"
 _READ = "HL7 v2.5.1 §7.4.1.25 (OBR-25, HL70123)"
 _COPY = "rule 8: nothing is deleted until the copy was read back"
+
+ON_WORKLIST: Final = (StepState.SCHEDULED, StepState.ARRIVED)
+"""A step in one of these is answered to a scanner that asks for its worklist."""
 
 _State = Enum
 TABLE: Final[dict[tuple[_State, _State], tuple[_State, str]]] = {
@@ -149,6 +166,36 @@ TABLE: Final[dict[tuple[_State, _State], tuple[_State, str]]] = {
     (StepState.IN_PROGRESS, StepEvent.COMPLETE): (StepState.COMPLETED, _MPPS),
     (StepState.IN_PROGRESS, StepEvent.DISCONTINUE): (StepState.DISCONTINUED, _MPPS),
     (StepState.SCHEDULED, StepEvent.CANCEL): (StepState.CANCELED, _ORDER),
+    # --- scheduled steps before the exam; whatever their paper says, the exam may begin
+    (StepState.ARRIVED, StepEvent.CREATE): (StepState.IN_PROGRESS, _MPPS),
+    (StepState.ON_HOLD, StepEvent.CREATE): (StepState.IN_PROGRESS, _IMAGES),
+    (StepState.UNBOOKED, StepEvent.CREATE): (StepState.IN_PROGRESS, _IMAGES),
+    (StepState.ARRIVED, StepEvent.CANCEL): (StepState.CANCELED, _ORDER),
+    (StepState.ON_HOLD, StepEvent.CANCEL): (StepState.CANCELED, _ORDER),
+    (StepState.UNBOOKED, StepEvent.CANCEL): (StepState.CANCELED, _ORDER),
+    (StepState.CANCELED, StepEvent.CANCEL): (StepState.CANCELED, _ORDER),
+    (StepState.SCHEDULED, StepEvent.HOLD): (StepState.ON_HOLD, _HOLD),
+    (StepState.ARRIVED, StepEvent.HOLD): (StepState.ON_HOLD, _HOLD),
+    (StepState.UNBOOKED, StepEvent.HOLD): (StepState.ON_HOLD, _HOLD),
+    (StepState.ON_HOLD, StepEvent.HOLD): (StepState.ON_HOLD, _HOLD),
+    (StepState.ON_HOLD, StepEvent.RELEASE): (StepState.SCHEDULED, _HOLD),
+    (StepState.SCHEDULED, StepEvent.RELEASE): (StepState.SCHEDULED, _HOLD),
+    (StepState.SCHEDULED, StepEvent.ARRIVE): (StepState.ARRIVED, _ARRIVAL),
+    (StepState.ARRIVED, StepEvent.ARRIVE): (StepState.ARRIVED, _ARRIVAL),
+    (StepState.SCHEDULED, StepEvent.BOOK): (StepState.SCHEDULED, _SLOT),
+    (StepState.ARRIVED, StepEvent.BOOK): (StepState.SCHEDULED, _SLOT),
+    (StepState.UNBOOKED, StepEvent.BOOK): (StepState.SCHEDULED, _SLOT),
+    (StepState.ON_HOLD, StepEvent.BOOK): (StepState.ON_HOLD, _HOLD),
+    (StepState.SCHEDULED, StepEvent.FREE): (StepState.UNBOOKED, _SLOT),
+    (StepState.ARRIVED, StepEvent.FREE): (StepState.UNBOOKED, _SLOT),
+    (StepState.UNBOOKED, StepEvent.FREE): (StepState.UNBOOKED, _SLOT),
+    (StepState.ON_HOLD, StepEvent.FREE): (StepState.ON_HOLD, _HOLD),
+    (StepState.SCHEDULED, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
+    (StepState.ARRIVED, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
+    (StepState.ON_HOLD, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
+    (StepState.UNBOOKED, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
+    (StepState.IN_PROGRESS, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
+    (StepState.COMPLETED, StepEvent.CLOSE): (StepState.COMPLETED, _FILLER),
     # --- migration between tiers
     (MigrationState.PLANNED, MigrationEvent.COPY): (MigrationState.COPIED, _COPY),
     (MigrationState.COPIED, MigrationEvent.VERIFY): (MigrationState.VERIFIED, _COPY),

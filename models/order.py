@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
-from models.patient import PersonName
+from models.patient import Code, Issuer, PersonName
 from models.priority import Priority
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
-    """A coded concept: value, meaning, coding scheme (CE/CWE, DICOM code item)."""
-
-    value: str
-    meaning: str = ""
-    scheme: str = "L"
+__all__ = ["Code", "Order", "Safety", "ScheduledStep"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +19,7 @@ class ScheduledStep:
     start_at: datetime
     modality: str = "MR"
     station_aet: str = ""
+    """Scheduled Station AE Title (0040,0001); several are parted by a backslash, as in DICOM."""
     station_name: str = ""
     location: str = ""
     description: str = ""
@@ -37,8 +31,9 @@ class ScheduledStep:
     def __post_init__(self) -> None:
         if len(self.sps_id) > 16:
             raise ValueError(f"SPS ID has {len(self.sps_id)} characters; SH allows 16")
-        if len(self.station_aet) > 16:
-            raise ValueError(f"station AE title has {len(self.station_aet)} characters, not 16")
+        widest = max(len(title) for title in self.station_aet.split("\\"))
+        if widest > 16:
+            raise ValueError(f"station AE title has {widest} characters, not 16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +75,24 @@ class Order:
     """MSH-3 of the placer, where its report goes back to."""
     status: str = "SC"
     """ORC-5, HL70038."""
+    placer_issuer: Issuer = field(default_factory=Issuer)
+    filler_issuer: Issuer = field(default_factory=Issuer)
+    accession_issuer: Issuer = field(default_factory=Issuer)
+    admission_issuer: Issuer = field(default_factory=Issuer)
+    issued_on: date | None = None
+    """Issue Date of Imaging Service Request (0040,2004)."""
+    entered_by: PersonName = field(default_factory=PersonName)
+    institution: str = ""
+    department: str = ""
+    visit_reason: str = ""
+    """Reason for Visit (0032,1066)."""
+    patient_state: str = ""
+    special_needs: str = ""
+    reason_code: Code | None = None
+    replaced_by: str | None = None
+    """Internal id of the order that took its place (HL70119 RP)."""
+    parent_id: str | None = None
+    """Internal id of the order that it was made of (ORC-8)."""
     steps: tuple[ScheduledStep, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who gave a number (HL7 HD): a local name, and a universal id with its kind."""
+
+    namespace: str = ""
+    universal_id: str = ""
+    universal_type: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells this issuer from another: its local name, else its universal id."""
+        return self.namespace or self.universal_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A coded concept: value, meaning, coding scheme (CE/CWE, DICOM code item)."""
+
+    value: str
+    meaning: str = ""
+    scheme: str = "L"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +41,21 @@ class Identifier:
         Assigning authority: CX.4.1 in HL7, Issuer of Patient ID (0010,0021) in DICOM.
     type : str
         HL70203 code such as ``MR``.
+    universal_id, universal_type : str
+        CX.4.2 and CX.4.3, the Issuer of Patient ID Qualifiers (0010,0024); they say more of the
+        authority and do not tell two numbers apart.
     """
 
     value: str
     authority: str
     type: str = "MR"
+    universal_id: str = ""
+    universal_type: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes two identifiers the same number."""
+        return self.value, self.authority
 
     def __post_init__(self) -> None:
         if not self.value.strip():
@@ -68,6 +101,12 @@ class Patient:
     name: PersonName
     birth_date: date | None = None
     sex: str = ""
+    mother_name: PersonName = field(default_factory=PersonName)
+    """Patient's Mother's Birth Name (0010,1060)."""
+    address: str = ""
+    language: Code | None = None
+    """Patient's Primary Language (0010,0101)."""
+    comments: str = ""
 
     @property
     def mrn(self) -> Identifier:

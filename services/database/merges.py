@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.merge import ChangeKind, Merge, Moved
 from models.patient import Identifier
 from services.database.tables import (
+    appointment,
     imaging_order,
     metadata,
     patient,
@@ -26,9 +27,10 @@ from services.database.tables import (
     patient_home,
     patient_identifier,
     study,
+    visit,
 )
 
-OWNED: Final[tuple[Table, ...]] = (imaging_order, study)
+OWNED: Final[tuple[Table, ...]] = (imaging_order, study, visit, appointment)
 """Tables whose rows belong to a patient and follow the patient's record; performed steps, images,
 findings, reports and deliveries follow their study."""
 

@@ -9,11 +9,19 @@ from typing import Any
 from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, Connection, Row, Select, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from models.lifecycle import StepState
+from models.lifecycle import ON_WORKLIST, StepState
 from models.order import Code, Order, Safety, ScheduledStep
 from models.patient import PersonName
 from models.priority import Priority
+from services.database.details import pack, unpack
 from services.database.tables import accession_number, imaging_order, patient, scheduled_step
+
+_DETAILS = (
+    *("placer_issuer", "filler_issuer", "accession_issuer", "admission_issuer", "issued_on"),
+    *("entered_by", "institution", "department", "visit_reason", "patient_state", "special_needs"),
+    "reason_code",
+)
+_WAITING = (StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED)
 
 
 class Orders:
@@ -28,12 +36,41 @@ class Orders:
         return self._one(select(imaging_order).where(imaging_order.c.id == order_id))
 
     def find_by_placer(self, number: str, authority: str) -> Order | None:
-        """Return the order that its placer calls `number`, or None."""
-        query = select(imaging_order).where(
-            imaging_order.c.placer_number == number,
-            imaging_order.c.placer_authority == authority,
+        """Return the first order that its placer calls `number`, or None."""
+        return next(iter(self.placed_under(number, authority)), None)
+
+    def placed_under(self, number: str, authority: str) -> list[Order]:
+        """Return what its placer calls `number`: an order for each procedure that it asks for."""
+        query = (
+            select(imaging_order)
+            .where(
+                imaging_order.c.placer_number == number,
+                imaging_order.c.placer_authority == authority,
+            )
+            .order_by(imaging_order.c.placed_at, imaging_order.c.requested_procedure_id)
         )
-        return self._first(query)
+        return [self._load(row) for row in self._connection.execute(query).all()]
+
+    def find_by_filler(self, number: str) -> list[Order]:
+        """Return the orders to which a filler gave this number."""
+        query = select(imaging_order).where(imaging_order.c.filler_number == number)
+        return [self._load(row) for row in self._connection.execute(query).all()]
+
+    def open_of(self, patient_id: str) -> list[Order]:
+        """Return the patient's orders that have a step which no exam has begun."""
+        waiting = select(scheduled_step.c.order_id).where(
+            scheduled_step.c.status.in_([state.value for state in _WAITING])
+        )
+        query = select(imaging_order).where(
+            imaging_order.c.patient_id == patient_id, imaging_order.c.id.in_(waiting)
+        )
+        return [self._load(row) for row in self._connection.execute(query).all()]
+
+    def change(self, order_id: str, **changes: Any) -> None:
+        """Set columns of an order's row."""
+        self._connection.execute(
+            update(imaging_order).where(imaging_order.c.id == order_id).values(**changes)
+        )
 
     def find_by_accession(self, accession: str) -> Order | None:
         """Return the order with this accession number, or None."""
@@ -84,7 +121,7 @@ class Orders:
             .join_from(scheduled_step, imaging_order)
             .join(patient, patient.c.id == imaging_order.c.patient_id)
             .where(
-                scheduled_step.c.status == StepState.SCHEDULED.value,
+                scheduled_step.c.status.in_([state.value for state in ON_WORKLIST]),
                 *conditions,
             )
             .order_by(imaging_order.c.priority, scheduled_step.c.start_at)
@@ -136,6 +173,9 @@ class Orders:
             ),
             sender=row.sender,
             status=row.status,
+            replaced_by=row.replaced_by,
+            parent_id=row.parent_id,
+            **unpack(row.details),
             steps=tuple(_step_from_row(step) for step in steps),
         )
 
@@ -168,6 +208,9 @@ def _to_row(order: Order) -> dict[str, Any]:
         "height_m": order.safety.height_m,
         "sender": order.sender,
         "status": order.status,
+        "details": pack(order, _DETAILS),
+        "replaced_by": order.replaced_by,
+        "parent_id": order.parent_id,
     }
 
 

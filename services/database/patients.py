@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.patient import Identifier, Patient, PersonName
+from services.database.details import pack, unpack
 from services.database.tables import patient, patient_identifier
+
+_DETAILS = ("mother_name", "address", "language", "comments")
 
 
 class Patients:
@@ -30,9 +34,7 @@ class Patients:
         )
         return Patient(
             id=row.id,
-            identifiers=tuple(
-                Identifier(value=i.value, authority=i.authority, type=i.type) for i in identifiers
-            ),
+            identifiers=tuple(_identifier(i) for i in identifiers),
             name=PersonName(
                 family=row.family,
                 given=row.given,
@@ -42,6 +44,7 @@ class Patients:
             ),
             birth_date=row.birth_date,
             sex=row.sex,
+            **unpack(row.details),
         )
 
     def find(self, identifier: Identifier) -> str | None:
@@ -83,9 +86,7 @@ class Patients:
             .order_by(patient_identifier.c.position)
         )
         for row in rows:
-            found.setdefault(row.patient_id, []).append(
-                Identifier(value=row.value, authority=row.authority, type=row.type)
-            )
+            found.setdefault(row.patient_id, []).append(_identifier(row))
         return found
 
     def save(self, record: Patient) -> None:
@@ -94,6 +95,7 @@ class Patients:
             **asdict(record.name),
             "birth_date": record.birth_date,
             "sex": record.sex,
+            "details": pack(record, _DETAILS),
             "updated_at": self._now,
         }
         self._connection.execute(
@@ -115,3 +117,13 @@ class Patients:
             .where(patient.c.id == retired_id)
             .values(merged_into=survivor_id, updated_at=self._now)
         )
+
+
+def _identifier(row: Row[Any]) -> Identifier:
+    return Identifier(
+        value=row.value,
+        authority=row.authority,
+        type=row.type,
+        universal_id=row.universal_id,
+        universal_type=row.universal_type,
+    )

@@ -53,6 +53,11 @@ def _attributes() -> Column[object]:
     return Column("attributes", JSONB, nullable=False, server_default="{}")
 
 
+def _details() -> Column[object]:
+    # What is told to others and asked for by nobody: one value, and no column for each.
+    return Column("details", JSONB, nullable=False, server_default="{}")
+
+
 patient = Table(
     "patient",
     metadata,
@@ -60,6 +65,7 @@ patient = Table(
     *(_text(n) for n in ("family", "given", "middle", "prefix", "suffix")),
     Column("birth_date", Date),
     _text("sex"),
+    _details(),
     Column("merged_into", Text, ForeignKey("patient.id")),
     _time("updated_at", required=True),
 )
@@ -73,6 +79,8 @@ patient_identifier = Table(
     Column("type", Text, nullable=False),
     Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
     Column("position", SmallInteger, nullable=False, server_default="0"),
+    _text("universal_id"),
+    _text("universal_type"),
     # The re-key that put another identifier in its place: objects may still come under it.
     Column("retired_by", BigInteger, ForeignKey("patient_change.id")),
 )
@@ -115,6 +123,32 @@ patient_home = Table(
     Column("home_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
 )
 
+# Two records that may be one person (ADT^A24): told to people, neither record is retired.
+patient_link = Table(
+    "patient_link",
+    metadata,
+    Column("patient_id", Text, ForeignKey("patient.id"), primary_key=True),
+    Column("other_id", Text, ForeignKey("patient.id"), primary_key=True),
+    _time("at", required=True),
+)
+
+visit = Table(
+    "visit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("patient_id", Text, ForeignKey("patient.id"), nullable=False),
+    Column("number", Text, nullable=False, server_default="", index=True),
+    _text("authority"),
+    _text("account"),
+    Column("state", Text, nullable=False),
+    *(_text(n) for n in ("patient_class", "location", "referring", "reason")),
+    _time("admitted_at"),
+    _time("discharged_at"),
+    _time("updated_at", required=True),
+    # A sender that numbers no visits has one for each patient.
+    UniqueConstraint("patient_id", "authority", "number"),
+)
+
 accession_number = Sequence("accession_number", metadata=metadata)
 
 imaging_order = Table(
@@ -124,7 +158,7 @@ imaging_order = Table(
     Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
     Column("placer_number", Text, nullable=False),
     _text("placer_authority"),
-    _text("filler_number"),
+    Column("filler_number", Text, nullable=False, server_default="", index=True),
     Column("accession", Text, nullable=False, unique=True),
     Column("study_uid", Text, nullable=False, unique=True),
     Column("requested_procedure_id", Text, nullable=False),
@@ -153,8 +187,15 @@ imaging_order = Table(
     _text("sender"),
     Column("status", Text, nullable=False),
     _time("placed_at", required=True),
-    # The same placer number is the same order, however often it is sent.
-    UniqueConstraint("placer_authority", "placer_number"),
+    _details(),
+    Column("replaced_by", Text, ForeignKey("imaging_order.id")),
+    Column("parent_id", Text, ForeignKey("imaging_order.id")),
+    # The same placer number is the same order, however often it is sent; where it asks for
+    # several procedures, each of them is a row.
+    UniqueConstraint(
+        *("placer_authority", "placer_number", "requested_procedure_id"),
+        name="uq_imaging_order_procedure",
+    ),
 )
 
 scheduled_step = Table(
@@ -178,7 +219,29 @@ scheduled_step = Table(
         )
     ),
     Column("status", Text, nullable=False),
-    Index("ix_scheduled_step_open", "start_at", postgresql_where=text("status = 'SCHEDULED'")),
+    Index(
+        "ix_scheduled_step_open",
+        "start_at",
+        postgresql_where=text("status IN ('SCHEDULED', 'ARRIVED')"),
+    ),
+)
+
+# A booked slot. It may come before its order, and waits for it.
+appointment = Table(
+    "appointment",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # SCH-2 with its issuer, else SCH-1: what every later message about the slot repeats.
+    Column("key", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    _time("start_at"),
+    Column("order_id", Text, ForeignKey("imaging_order.id"), index=True),
+    Column("sps_id", Text),
+    Column("patient_id", Text, ForeignKey("patient.id")),
+    *(_text(n) for n in ("order_placer", "order_filler", "location", "station", "sender")),
+    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    _time("updated_at", required=True),
+    Index("ix_appointment_unjoined", "order_placer", postgresql_where=text("order_id IS NULL")),
 )
 
 study = Table(
@@ -398,6 +461,27 @@ report = Table(
     Column("author", Text, nullable=False),
     _time("signed_at", required=True),
     UniqueConstraint("study_id", "version"),
+)
+
+# What another system reported. Its text stays in the message that brought it.
+external_result = Table(
+    "external_result",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("study_id", Text, ForeignKey("study.id"), index=True),
+    *(
+        _text(n)
+        for n in (
+            *("study_uid", "accession", "placer_number", "filler_number"),
+            *("sender", "status", "procedure", "author"),
+        )
+    ),
+    Column("critical", Boolean, nullable=False, server_default=text("false")),
+    _time("observed_at"),
+    Column("message_id", BigInteger, ForeignKey("message_log.id"), nullable=False),
+    Column("position", SmallInteger, nullable=False),
+    _time("received_at", required=True),
+    UniqueConstraint("message_id", "position"),
 )
 
 delivery = Table(

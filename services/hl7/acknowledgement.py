@@ -234,6 +234,12 @@ class UnsupportedVersion(Unsupported):
     hl7_code = "203"
 
 
+class NotInTable(InvalidValue):
+    """A code is not in its table, or not with the other code beside it."""
+
+    hl7_code = "103"
+
+
 class TooLong(InvalidValue):
     """A value is longer than the narrower of HL7 and DICOM allows."""
 

@@ -13,16 +13,17 @@ from models.study import Study
 from services.database.store import UnitOfWork
 from services.hl7.acknowledgement import UnsupportedEvent, UnsupportedVersion
 from services.hl7.er7 import Message
+from services.hl7.fields import read_identifiers
 from services.hl7.requests import (
     NOT_IMAGING,
     ORDER_TYPES,
     is_imaging,
-    read_identifiers,
     read_orders,
     read_patient,
 )
 from services.settings import Settings
-from services.workflow.intake import merge_patients, take_order, take_patient
+from services.workflow.order_control import take_orders
+from services.workflow.patients import merge_patients, take_patient
 
 log = structlog.get_logger()
 
@@ -88,12 +89,11 @@ def _orders(received: Received) -> Applied:
         sections = {obr.get(24) for obr in message.all("OBR")} & NOT_IMAGING
         log.info("hl7.not_imaging", message=received.message_id, sections=sorted(sections))
         return Applied(state="ignored")
+    # Everything is read before anything is written: most of what is refused is refused here.
+    requests = read_orders(message)
     patient = take_patient(uow, read_patient(message, received.settings.default_authority))
-    studies = [
-        take_order(uow, patient, request, message_id=received.message_id)
-        for request in read_orders(message)
-    ]
-    return Applied(study=studies[0])
+    studies = take_orders(uow, patient, requests, message_id=received.message_id)
+    return Applied(study=studies[0]) if studies else Applied(state="ignored")
 
 
 def _patient(received: Received) -> Applied:

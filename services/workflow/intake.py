@@ -1,148 +1,112 @@
-"""Order intake: patients and orders as their placers want them, applied once."""
+"""Order intake: what placers ask for, applied once.
+
+Which order a message means, placing a new one and changing one are here; `order_control` has what
+ends, pauses or replaces an order.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Final
 
-from models.errors import DuplicateKey, InvalidValue, UnknownKey
+from models.errors import DuplicateKey, IllegalMove, InvalidValue, UnknownKey
 from models.events import Topic
-from models.lifecycle import StepState, StudyEvent, StudyState
-from models.order import Code, Order, Safety, ScheduledStep
+from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
+from models.order import Order, Safety, ScheduledStep
 from models.order_status import STATUS
-from models.patient import Identifier, Patient, PersonName
-from models.request import OrderControl, OrderRequest, PatientRequest, StepRequest
+from models.patient import Code, Patient
+from models.request import OrderRequest, StepRequest
 from models.study import Study, new_id, new_uid
 from services.database.store import UnitOfWork
 from services.workflow.identification import Claim, contradictions
+from services.workflow.said import overlaid
 
-_MUTABLE = (
-    "filler_number",
-    "procedure",
-    "priority",
-    "reason",
-    "referring",
-    "requesting",
-    "patient_class",
-    "location",
-    "admission_id",
-    "transport",
-    "confidentiality",
+_MUTABLE: Final = (
+    *("filler_number", "procedure", "priority", "reason", "reason_code", "referring", "requesting"),
+    *("entered_by", "issued_on", "institution", "department", "visit_reason", "patient_class"),
+    *("location", "admission_id", "admission_issuer", "patient_state", "special_needs"),
+    *("transport", "confidentiality", "placer_issuer", "filler_issuer", "accession_issuer"),
 )
-_SAFETY = tuple(f.name for f in fields(Safety))
+_SAFETY: Final = tuple(f.name for f in fields(Safety))
+_STEP: Final = (
+    *("start_at", "modality", "station_aet", "station_name", "location", "description"),
+    *("performing", "protocol"),
+)
+_WAITING: Final = (
+    *(StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED),
+)
 
 
-def take_patient(uow: UnitOfWork, request: PatientRequest) -> Patient:
-    """Create or refresh the patient that the request's identifiers point to.
+def named_orders(uow: UnitOfWork, patient: Patient, request: OrderRequest) -> list[Order]:
+    """Return the orders that a request about an existing order means.
 
-    Raises
-    ------
-    InvalidValue
-        If its identifiers point to different patients: it is attached to neither.
-    """
-    found = {uow.patients.find(i): i for i in request.identifiers}
-    found.pop(None, None)
-    if len(found) > 1:
-        raise InvalidValue("PID-3 names identifiers of different patients", location="PID^1^3")
-    if found:
-        known = uow.patients.get(next(i for i in found if i is not None))
-        patient = replace(
-            known,
-            identifiers=_joined(known.identifiers, request.identifiers),
-            name=known.name if request.name is None else request.name,
-            birth_date=known.birth_date if request.birth_date is None else request.birth_date,
-            sex=known.sex if request.sex is None else request.sex,
-        )
-        if patient == known:
-            return known
-    else:
-        patient = Patient(
-            id=new_id(),
-            identifiers=request.identifiers,
-            name=request.name or PersonName(),
-            birth_date=request.birth_date,
-            sex=request.sex or "",
-        )
-    uow.patients.save(patient)
-    return patient
-
-
-def merge_patients(uow: UnitOfWork, survivor: PatientRequest, retired: Identifier) -> Patient:
-    """Retire the record of `retired` into the survivor (ADT^A40, STANDARDS §2.3).
-
-    Raises
-    ------
-    DuplicateKey
-        If both are the same identifier.
-    """
-    if retired in survivor.identifiers:
-        raise DuplicateKey("MRG-1 and PID-3 are the same identifier", location="MRG^1^1")
-    kept = take_patient(uow, survivor)
-    retired_id = uow.patients.find(retired)
-    if retired_id is None or retired_id == kept.id:
-        return kept
-    uow.patients.merge(retired_id, kept.id)
-    for study_id in uow.studies.hand_over(retired_id, kept.id):
-        uow.timeline.add(study_id, "patient.merged", "patient record merged into another")
-    return uow.patients.get(kept.id)
-
-
-def take_order(
-    uow: UnitOfWork, patient: Patient, request: OrderRequest, *, message_id: int
-) -> Study:
-    """Apply one order request and return the study it concerns.
+    A placer number that stands for several requested procedures means all of them, unless the
+    request says which by Study UID, accession number or requested procedure id.
 
     Raises
     ------
     UnknownKey
-        If a change or cancellation names an order that was never placed.
-    DuplicateKey
-        If a new order reuses a placer number, an accession or a Study UID with other content.
-    IllegalMove
-        If the order has gone too far for the change.
+        If there is none.
     InvalidValue
-        If the order belongs to another patient, or its control code is not served.
+        If it belongs to another patient.
     """
-    order = uow.orders.find_by_placer(request.placer_number, request.placer_authority)
-    if request.control is OrderControl.NEW:
-        return _new_order(uow, patient, request, order, message_id)
-    if order is None:
+    known = uow.orders.placed_under(request.placer_number, request.placer_authority)
+    if not known:
         raise UnknownKey("no order with this placer number was placed", location="ORC^1^2")
-    if order.patient_id != patient.id:
+    if any(order.patient_id != patient.id for order in known):
         raise InvalidValue("the order belongs to another patient", location="PID^1^3")
+    if len(known) == 1:
+        # Its identity was given once and stays, whatever is said of it later.
+        return known
+    meant = [order for order in known if _is_meant(order, request)]
+    if not meant and _says_which(request):
+        raise UnknownKey(
+            "no procedure of this order has the numbers that are said", location="ORC^1^2"
+        )
+    return meant or known
+
+
+def study_of(uow: UnitOfWork, order: Order) -> Study:
+    """Return the order's study, locked.
+
+    Raises
+    ------
+    UnknownKey
+        If it has none.
+    """
     study = uow.studies.find(order.study_uid, lock=True)
     if study is None:
         raise UnknownKey("the order has no study", location="ORC^1^2")
-    if request.control is OrderControl.CHANGE:
-        _change_order(uow, order, study, request, message_id)
-    elif request.control in {OrderControl.CANCEL, OrderControl.DISCONTINUE}:
-        _cancel_order(uow, order, study, request, message_id)
-    elif request.control is OrderControl.STATUS:
-        uow.timeline.add(
-            study.id,
-            "order.status",
-            "placer sent a status",
-            actor=request.sender,
-            message=message_id,
-        )
-    else:
-        raise InvalidValue(
-            f"order control {request.control.value} is not served yet", location="ORC^1^1"
-        )
     return study
 
 
-def _new_order(
+def place_order(
     uow: UnitOfWork,
     patient: Patient,
     request: OrderRequest,
-    known: Order | None,
+    *,
     message_id: int,
+    parent_id: str | None = None,
+    instead_of: Sequence[Order] = (),
 ) -> Study:
-    if known is not None:
-        study = uow.studies.find(known.study_uid)
-        same = known.patient_id == patient.id and _changed(known, request) == known
-        if study is None or not same:
+    """Place an order and open its study.
+
+    The same order again changes nothing. Another requested procedure under a placer number that
+    is in use is an order of its own.
+
+    Raises
+    ------
+    DuplicateKey
+        If a placer number, an accession number or a Study UID is in use with other content.
+    InvalidValue
+        If images under its Study UID are of somebody else.
+    """
+    known = uow.orders.placed_under(request.placer_number, request.placer_authority)
+    same = _same_procedure(known, request)
+    if same is not None:
+        study = uow.studies.find(same.study_uid)
+        if study is None or same.patient_id != patient.id or _changed(same, request) != same:
             raise DuplicateKey(
                 "an order with this placer number exists; change it with XO", location="ORC^1^2"
             )
@@ -154,13 +118,17 @@ def _new_order(
             message=message_id,
         )
         return study
+    if any(order.patient_id != patient.id for order in known):
+        raise DuplicateKey("the placer number is another patient's order", location="ORC^1^2")
     accession = request.accession or uow.orders.next_accession(uow.now)
-    if uow.orders.find_by_accession(accession) is not None:
+    if request.accession and uow.orders.find_by_accession(accession) is not None:
         raise DuplicateKey("the accession number belongs to another order", location="OBR^1^18")
     study_uid = request.study_uid or new_uid()
-    if uow.orders.find_by_study_uid(study_uid) is not None:
-        raise DuplicateKey("the Study UID belongs to another order", location="ZDS^1^1")
-    exam = _exam_before_order(uow, study_uid, patient)
+    exam = None
+    if request.study_uid:
+        if uow.orders.find_by_study_uid(study_uid) is not None:
+            raise DuplicateKey("the Study UID belongs to another order", location="ZDS^1^1")
+        exam = _exam_before_order(uow, study_uid, patient)
     order = _changed(
         Order(
             id=new_id(),
@@ -173,6 +141,7 @@ def _new_order(
             procedure=Code(value="MR", meaning="MR examination"),
             sender=request.sender,
             status="SC",
+            parent_id=parent_id,
             steps=tuple(_steps(uow, request.steps or (StepRequest(),), accession)),
         ),
         request,
@@ -189,10 +158,13 @@ def _new_order(
     )
     if exam is not None:
         _join(uow, exam, order)
+    told = f"order placed, {order.priority.dicom}, {len(order.steps)} step(s)"
+    if instead_of:
+        told += "; it replaces " + ", ".join(old.accession for old in instead_of)
     uow.timeline.add(
         study.id,
         "order.placed",
-        f"order placed, {order.priority.dicom}, {len(order.steps)} step(s)",
+        told,
         actor=request.sender,
         message=message_id,
         warnings=list(request.warnings),
@@ -201,6 +173,57 @@ def _new_order(
     # The placer learns the numbers that were assigned and where the exam stands.
     uow.notices.tell(study.id, STATUS[study.state])
     return study
+
+
+def change_order(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id: int) -> Study:
+    """Change an order in place; its Study UID and accession number stay.
+
+    Raises
+    ------
+    IllegalMove
+        If its exam has begun, or it was cancelled.
+    """
+    study = study_of(uow, order)
+    uow.studies.move(study, StudyEvent.CHANGED)
+    refuse_begun(order)
+    changed = replace(_changed(order, request), steps=_rescheduled(uow, order, request))
+    uow.orders.save(changed)
+    uow.studies.change(
+        study.id,
+        priority=int(min(study.priority, changed.priority)),
+        description=changed.procedure.meaning or changed.procedure.value,
+    )
+    kept = [
+        name
+        for name in ("accession", "study_uid")
+        if getattr(request, name) not in (None, getattr(order, name))
+    ]
+    uow.timeline.add(
+        study.id,
+        "order.changed",
+        "order changed" + "".join(f"; its {name} stays as it was given" for name in kept),
+        actor=request.sender,
+        message=message_id,
+        warnings=list(request.warnings),
+    )
+    uow.outbox.announce(Topic.ORDER_PLACED, study.id, f"m{message_id}", changed.priority)
+    uow.notices.tell(study.id, STATUS[study.state])
+    return study
+
+
+def refuse_begun(order: Order) -> None:
+    """Raise unless every step still waits for its exam.
+
+    Raises
+    ------
+    IllegalMove
+        Naming the state that the exam has reached.
+    """
+    for step in order.steps:
+        if StepState(step.status) not in _WAITING:
+            raise IllegalMove(
+                f"the exam of this order is {step.status.lower()}", location="ORC^1^1"
+            )
 
 
 def _exam_before_order(uow: UnitOfWork, study_uid: str, patient: Patient) -> Study | None:
@@ -239,87 +262,55 @@ def _join(uow: UnitOfWork, exam: Study, order: Order) -> None:
     uow.outbox.reopen(exam.id, "report_delivery")
 
 
-def _change_order(
-    uow: UnitOfWork, order: Order, study: Study, request: OrderRequest, message_id: int
-) -> None:
-    uow.studies.move(study, StudyEvent.CHANGED)
-    changed = _changed(order, request)
-    if request.steps:
-        by_id = {step.sps_id: step for step in order.steps}
-        steps = []
-        for wish, fallback in zip(request.steps, order.steps, strict=False):
-            step = by_id.get(wish.sps_id or fallback.sps_id, fallback)
-            steps.append(
-                replace(
-                    step,
-                    **{
-                        name: value
-                        for name in (
-                            *("start_at", "station_aet", "station_name", "location"),
-                            "performing",
-                        )
-                        if (value := getattr(wish, name)) is not None
-                    },
-                )
-            )
-        changed = replace(changed, steps=tuple(steps))
-    uow.orders.save(changed)
-    uow.studies.change(study.id, priority=int(min(study.priority, changed.priority)))
-    uow.timeline.add(
-        study.id, "order.changed", "order changed", actor=request.sender, message=message_id
+def _is_meant(order: Order, request: OrderRequest) -> bool:
+    return (
+        order.study_uid == request.study_uid
+        or order.accession == request.accession
+        or order.requested_procedure_id == request.requested_procedure_id
     )
-    uow.outbox.announce(Topic.ORDER_PLACED, study.id, f"m{message_id}", changed.priority)
-    uow.notices.tell(study.id, STATUS[study.state])
 
 
-def _cancel_order(
-    uow: UnitOfWork, order: Order, study: Study, request: OrderRequest, message_id: int
-) -> None:
-    if study.state is StudyState.CANCELLED:
-        return
-    uow.studies.move(study, StudyEvent.CANCELLED)
-    uow.orders.set_step_status(order.id, StepState.CANCELED)
-    uow.orders.save(replace(order, status="CA", steps=()))
-    uow.timeline.add(
-        study.id,
-        "order.cancelled",
-        "order cancelled by its placer; off the worklist",
-        actor=request.sender,
-        message=message_id,
-    )
+def _says_which(request: OrderRequest) -> bool:
+    return any((request.study_uid, request.accession, request.requested_procedure_id))
+
+
+def _same_procedure(known: list[Order], request: OrderRequest) -> Order | None:
+    """Return the order, of those under one placer number, whose procedure is asked for again."""
+    for order in known:
+        if _is_meant(order, request):
+            return order
+    if request.requested_procedure_id or not known:
+        return None  # a procedure with a number of its own is another one
+    if len(known) == 1 or request.procedure is None:
+        return known[0]
+    return next((o for o in known if o.procedure.value == request.procedure.value), None)
 
 
 def _changed(order: Order, request: OrderRequest) -> Order:
-    wishes: dict[str, Any] = {
-        name: value for name in _MUTABLE if (value := getattr(request, name)) is not None
-    }
-    safety = {name: value for name in _SAFETY if (value := getattr(request, name)) is not None}
-    return replace(order, safety=replace(order.safety, **safety), **wishes)
+    safety = overlaid(order.safety, request, _SAFETY)
+    return overlaid(replace(order, safety=safety), request, _MUTABLE)
 
 
-def _steps(uow: UnitOfWork, wishes: tuple[StepRequest, ...], accession: str) -> list[ScheduledStep]:
+def _rescheduled(uow: UnitOfWork, order: Order, request: OrderRequest) -> tuple[ScheduledStep, ...]:
+    steps = {step.sps_id: step for step in order.steps}
+    by_place = list(order.steps) if len(request.steps) <= len(order.steps) else []
+    for number, wish in enumerate(request.steps):
+        step = steps.get(wish.sps_id or "") or (by_place[number] if by_place else None)
+        if step is None:
+            (step,) = _steps(uow, (wish,), f"{order.accession[:13]}-{len(steps) + 1:02d}")
+        status = StepState(step.status)
+        if wish.start_at is not None and status is StepState.UNBOOKED:
+            status = move(status, StepEvent.BOOK)
+        steps[step.sps_id] = replace(overlaid(step, wish, _STEP), status=status.value)
+    return tuple(steps.values())
+
+
+def _steps(uow: UnitOfWork, wishes: Sequence[StepRequest], own: str) -> list[ScheduledStep]:
     steps = []
     for number, wish in enumerate(wishes, 1):
-        given = {
-            name: value
-            for name in (
-                *("modality", "station_aet", "station_name", "location", "description"),
-                "performing",
-            )
-            if (value := getattr(wish, name))
-        }
-        own_id = accession if len(wishes) == 1 else f"{accession[:13]}-{number:02d}"
-        steps.append(
-            ScheduledStep(
-                sps_id=wish.sps_id or own_id,
-                start_at=wish.start_at or uow.now,
-                protocol=wish.protocol,
-                **given,
-            )
-        )
+        own_id = own if len(wishes) == 1 else f"{own[:13]}-{number:02d}"
+        step = ScheduledStep(sps_id=wish.sps_id or own_id, start_at=uow.now)
+        steps.append(overlaid(step, wish, _STEP))
+    if len({step.sps_id for step in steps}) < len(steps):
+        raise InvalidValue("two steps of an order have the same SPS ID", location="IPC^2^4")
     return steps
-
-
-def _joined(known: tuple[Identifier, ...], more: tuple[Identifier, ...]) -> tuple[Identifier, ...]:
-    keys = {(i.value, i.authority) for i in known}
-    return known + tuple(i for i in more if (i.value, i.authority) not in keys)
