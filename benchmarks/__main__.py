@@ -1,4 +1,4 @@
-"""``python -m benchmarks [store|worklist|orders|triage|all] [--json FILE]``."""
+"""``python -m benchmarks [store|worklist|orders|profiles|triage|all] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, orders, store, triage, worklist
+from benchmarks import machine, orders, profiles, store, triage, worklist
 from benchmarks.figures import Figure, Outcome
 from benchmarks.installation import workspace
 
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[Path], Outcome]] = {
     "store": store.run,
     "worklist": worklist.run,
     "orders": orders.run,
+    "profiles": profiles.run,
     "triage": triage.run,
 }
 
