@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     destinations: dict[str, str] = Field(
         default_factory=dict, description="Where reports go: name → mllp://host:port, or mllps://."
     )
+    order_reply: Literal["ack", "order"] = Field(
+        "ack", description="What answers an order: `ack` alone, or `order` for ORR, ORG and ORI."
+    )
     status_destination: str | None = Field(
         None,
         description="Where placers are told of their orders' status: mllp://host:port, or mllps://.",

@@ -26,6 +26,7 @@ from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.dispatch import Applied, Received, apply
 from services.workflow.numbering import Turn, take, turn_of
+from services.workflow.order_answers import with_orders
 
 log = structlog.get_logger()
 
@@ -131,6 +132,8 @@ def receive_message(
             state = "failed" if ours else "refused"
         outcome = Outcome(number=message_id, at=uow.now, error=failure, expected=expected)
         answers, code = answer(message, outcome)
+        if settings.order_reply == "order" and message is not None:
+            answers = with_orders(uow, message, answers, applied.study)
         kept = b"".join(answers) or None
         uow.messages.answer(
             message_id,
