@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import logging
-from typing import TextIO
+import sys
+from typing import TextIO, cast
 
 import structlog
 
 
-def configure(level: int = logging.INFO, *, to: TextIO | None = None) -> None:
+class _Stream:
+    """A standard stream as it is when a line is written: a logger may outlive a redirection."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        return int(getattr(sys, self._name).write(text))
+
+    def flush(self) -> None:
+        getattr(sys, self._name).flush()
+
+
+def configure(level: int = logging.INFO, *, to: str = "stdout") -> None:
     """Set up structlog for a process; call once, at its start.
 
     Parameters
     ----------
     level : int
         The least that is written.
-    to : TextIO, optional
-        Standard output by default, which a supervisor collects.
+    to : str
+        ``stdout``, which a supervisor collects, or ``stderr``.
     """
     structlog.configure(
         processors=[
@@ -28,6 +42,5 @@ def configure(level: int = logging.INFO, *, to: TextIO | None = None) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(to),
-        cache_logger_on_first_use=to is None,
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stream(to))),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +68,7 @@ def prefect(
 
 
 # Named, so that loggers are not bound to it for good: a command sends its log elsewhere.
-journal.configure(to=sys.stdout)
+journal.configure()
 
 
 # A parallel run sets the width of its own terminal; tests expect a file's.

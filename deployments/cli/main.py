@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import typer
 
@@ -29,4 +28,4 @@ for name, group in {
 @app.callback()
 def _start() -> None:
     # What a command says goes to stdout, which a program may read; its log must not stand there.
-    journal.configure(logging.WARNING, to=sys.stderr)
+    journal.configure(logging.WARNING, to="stderr")

@@ -5,41 +5,77 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Connection, Row, Sequence, bindparam, insert, select, update
 
+from services.database.direct import Call, Direct, Prepared
 from services.database.tables import message_log
+
+_NUMBER = Prepared(
+    select(Sequence("message_log_id_seq", data_type=BigInteger).next_value().label("number"))
+)
+_KNOWN = Prepared(
+    select(message_log).where(
+        message_log.c.direction == "in",
+        message_log.c.sender == bindparam("from_"),
+        message_log.c.control_id == bindparam("named"),
+        message_log.c.digest == bindparam("sha256"),
+    )
+)
+_ADD = Prepared(insert(message_log), [column.name for column in message_log.c])
 
 
 class Messages:
     """Repository of the message log."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, direct: Direct) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
 
-    def find_inbound(self, sender: str, control_id: str, digest: str) -> Row[Any] | None:
+    def number(self) -> int:
+        """Return a number for a message that is to be added."""
+        (row,) = self._direct.draw(_NUMBER())
+        return int(row.number)
+
+    def finding(self, sender: str, control_id: str, digest: str) -> list[Call]:
+        """Return the questions that `number` and `find_inbound` ask."""
+        return [_NUMBER(), _KNOWN(from_=sender, named=control_id, sha256=digest)]
+
+    def find_inbound(self, sender: str, control_id: str, digest: str) -> Any | None:
         """Return the same message if it was received before, with the answer it got."""
-        return self._connection.execute(
-            select(message_log).where(
-                message_log.c.direction == "in",
-                message_log.c.sender == sender,
-                message_log.c.control_id == control_id,
-                message_log.c.digest == digest,
-            )
-        ).one_or_none()
+        return self._direct.first(_KNOWN(from_=sender, named=control_id, sha256=digest))
 
-    def add(self, *, direction: str, protocol: str, peer: str, raw: bytes, **values: Any) -> int:
-        """Record a message; return its number in the log, or 0 if it is there already."""
-        added = self._connection.execute(
-            insert(message_log)
-            .values(
-                direction=direction, protocol=protocol, peer=peer, raw=raw, at=self._now, **values
+    def add(
+        self,
+        number: int | None = None,
+        *,
+        direction: str,
+        protocol: str,
+        peer: str,
+        raw: bytes,
+        **values: Any,
+    ) -> int:
+        """Record a message; return its number in the log.
+
+        Raises
+        ------
+        sqlalchemy.exc.IntegrityError
+            With the COMMIT, if the same inbound message was recorded at the same moment.
+        """
+        number = self.number() if number is None else number
+        texts = {"sender": "", "control_id": "", "type": ""}
+        self._direct.later(
+            _ADD(
+                id=number,
+                direction=direction,
+                protocol=protocol,
+                peer=peer,
+                raw=raw,
+                at=self._now,
+                **(texts | values),
             )
-            .on_conflict_do_nothing()
-            .returning(message_log.c.id)
-        ).scalar_one_or_none()
-        return int(added or 0)
+        )
+        return number
 
     def answer(self, message_id: int, **values: Any) -> None:
         """Record what was answered to a message, or what became of it."""

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import LABEL_STYLE_TABLENAME_PLUS_COL, Connection, Row, Select, select, update
+from sqlalchemy import (
+    LABEL_STYLE_TABLENAME_PLUS_COL,
+    Connection,
+    Row,
+    Table,
+    bindparam,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from models.lifecycle import ON_WORKLIST, StepState
@@ -14,6 +22,7 @@ from models.order import Code, Order, Safety, ScheduledStep
 from models.patient import PersonName
 from models.priority import Priority
 from services.database.details import pack, unpack
+from services.database.direct import Call, Direct, Prepared
 from services.database.tables import accession_number, imaging_order, patient, scheduled_step
 
 _DETAILS = (
@@ -22,18 +31,49 @@ _DETAILS = (
     "reason_code",
 )
 _WAITING = (StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED)
+_ORDER = select(imaging_order)
+_GET = Prepared(_ORDER.where(imaging_order.c.id == bindparam("order")))
+_BY_PLACER = Prepared(
+    _ORDER.where(
+        imaging_order.c.placer_number == bindparam("number"),
+        imaging_order.c.placer_authority == bindparam("authority"),
+    ).order_by(imaging_order.c.placed_at, imaging_order.c.requested_procedure_id)
+)
+_BY_ACCESSION = Prepared(_ORDER.where(imaging_order.c.accession == bindparam("accession")))
+_BY_STUDY_UID = Prepared(_ORDER.where(imaging_order.c.study_uid == bindparam("study_uid")))
+_STEPS = Prepared(
+    select(scheduled_step)
+    .where(scheduled_step.c.order_id == bindparam("order"))
+    .order_by(scheduled_step.c.start_at, scheduled_step.c.sps_id)
+)
+_NEXT_ACCESSION = Prepared(select(accession_number.next_value().label("number")))
+
+
+def _upsert(table: Table, keys: tuple[str, ...], once: tuple[str, ...] = ()) -> Prepared:
+    names = [column.name for column in table.c]
+    new = insert(table)
+    kept = {n: new.excluded[n] for n in names if n not in (*keys, *once)}
+    return Prepared(new.on_conflict_do_update(index_elements=keys, set_=kept), names)
+
+
+_SAVE = _upsert(imaging_order, ("id",), once=("placed_at",))
+_SAVE_STEP = _upsert(scheduled_step, ("order_id", "sps_id"))
 
 
 class Orders:
     """Repository of `Order` and `ScheduledStep`."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, direct: Direct) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
 
     def get(self, order_id: str) -> Order:
         """Return the order with this internal id, with its steps."""
-        return self._one(select(imaging_order).where(imaging_order.c.id == order_id))
+        found = self._first(_GET(order=order_id))
+        if found is None:
+            raise LookupError("there is no order with this id")
+        return found
 
     def find_by_placer(self, number: str, authority: str) -> Order | None:
         """Return the first order that its placer calls `number`, or None."""
@@ -41,15 +81,8 @@ class Orders:
 
     def placed_under(self, number: str, authority: str) -> list[Order]:
         """Return what its placer calls `number`: an order for each procedure that it asks for."""
-        query = (
-            select(imaging_order)
-            .where(
-                imaging_order.c.placer_number == number,
-                imaging_order.c.placer_authority == authority,
-            )
-            .order_by(imaging_order.c.placed_at, imaging_order.c.requested_procedure_id)
-        )
-        return [self._load(row) for row in self._connection.execute(query).all()]
+        asked = _BY_PLACER(number=number, authority=authority)
+        return [self._load(row) for row in self._direct.fetch(asked)]
 
     def find_by_filler(self, number: str) -> list[Order]:
         """Return the orders to which a filler gave this number."""
@@ -74,31 +107,33 @@ class Orders:
 
     def find_by_accession(self, accession: str) -> Order | None:
         """Return the order with this accession number, or None."""
-        return self._first(select(imaging_order).where(imaging_order.c.accession == accession))
+        return self._first(_BY_ACCESSION(accession=accession))
 
     def find_by_study_uid(self, study_uid: str) -> Order | None:
         """Return the order that reserved this Study Instance UID, or None."""
-        return self._first(select(imaging_order).where(imaging_order.c.study_uid == study_uid))
+        return self._first(_BY_STUDY_UID(study_uid=study_uid))
+
+    def finding(
+        self, number: str, authority: str, accession: str | None, study_uid: str | None
+    ) -> list[Call]:
+        """Return the questions that a new order asks of the others."""
+        asked = [_BY_PLACER(number=number, authority=authority)]
+        asked.append(_BY_ACCESSION(accession=accession) if accession else _NEXT_ACCESSION())
+        if study_uid:
+            asked.append(_BY_STUDY_UID(study_uid=study_uid))
+        return asked
 
     def next_accession(self, now: datetime) -> str:
         """Return an accession number that was never given: year and a running number."""
-        number = self._connection.scalar(accession_number)
-        return f"S{now:%y}{number:08d}"
+        (row,) = self._direct.draw(_NEXT_ACCESSION())
+        return f"S{now:%y}{row.number:08d}"
 
     def save(self, order: Order) -> None:
         """Insert or update an order and its steps."""
-        values = _to_row(order)
-        self._connection.execute(
-            insert(imaging_order)
-            .values(id=order.id, placed_at=self._now, **values)
-            .on_conflict_do_update(index_elements=["id"], set_=values)
-        )
+        self._direct.later(_SAVE(id=order.id, placed_at=self._now, **_to_row(order)))
         for step in order.steps:
-            fields = _step_to_row(step)
-            self._connection.execute(
-                insert(scheduled_step)
-                .values(order_id=order.id, sps_id=step.sps_id, **fields)
-                .on_conflict_do_update(index_elements=["order_id", "sps_id"], set_=fields)
+            self._direct.later(
+                _SAVE_STEP(order_id=order.id, sps_id=step.sps_id, **_step_to_row(step))
             )
 
     def set_step_status(
@@ -128,19 +163,12 @@ class Orders:
         )
         return list(self._connection.execute(query))
 
-    def _first(self, query: Select[Any]) -> Order | None:
-        row = self._connection.execute(query).one_or_none()
+    def _first(self, call: Call) -> Order | None:
+        row = self._direct.first(call)
         return None if row is None else self._load(row)
 
-    def _one(self, query: Select[Any]) -> Order:
-        return self._load(self._connection.execute(query).one())
-
-    def _load(self, row: Row[Any]) -> Order:
-        steps = self._connection.execute(
-            select(scheduled_step)
-            .where(scheduled_step.c.order_id == row.id)
-            .order_by(scheduled_step.c.start_at, scheduled_step.c.sps_id)
-        )
+    def _load(self, row: Any) -> Order:
+        steps = self._direct.fetch(_STEPS(order=row.id))
         return Order(
             id=row.id,
             patient_id=row.patient_id,

@@ -10,18 +10,26 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.events import STAGES, Stage, Topic
 from models.priority import Priority
+from services.database.direct import Direct, Prepared
 from services.database.tables import outbox
 
 CHANNEL = "spinecho_outbox"
 """PostgreSQL NOTIFY channel that wakes the relay when a commit has announced something."""
 
+_ANNOUNCE = Prepared(
+    insert(outbox).on_conflict_do_nothing(),
+    ("topic", "flow", "subject", "version", "queue", "created_at"),
+)
+_NOTIFY = Prepared(text(f"NOTIFY {CHANNEL}"))
+
 
 class Outbox:
     """Repository of announcements."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, direct: Direct) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
 
     def announce(self, topic: Topic, subject: str, version: str, priority: Priority) -> None:
         """Announce `topic` about a study, once per `version`.
@@ -34,9 +42,8 @@ class Outbox:
                 queue = "urgent"
             if flow == "critical_escalation":
                 queue = "critical"
-            self._connection.execute(
-                insert(outbox)
-                .values(
+            self._direct.later(
+                _ANNOUNCE(
                     topic=topic.value,
                     flow=flow,
                     subject=subject,
@@ -44,9 +51,8 @@ class Outbox:
                     queue=queue,
                     created_at=self._now,
                 )
-                .on_conflict_do_nothing()
             )
-        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+        self._direct.later(_NOTIFY())
 
     def pending(self, limit: int = 100) -> list[Stage]:
         """Return stages that no flow run was created for, the most urgent queue first."""

@@ -7,31 +7,59 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.patient import Identifier, Patient, PersonName
 from services.database.details import pack, unpack
+from services.database.direct import Call, Direct, Prepared
 from services.database.tables import patient, patient_identifier
 
 _DETAILS = ("mother_name", "address", "language", "comments")
+_GET = Prepared(select(patient).where(patient.c.id == bindparam("patient")))
+_IDENTIFIERS = Prepared(
+    select(patient_identifier)
+    .where(patient_identifier.c.patient_id == bindparam("patient"))
+    .order_by(patient_identifier.c.position)
+)
+_FIND = Prepared(
+    select(patient.c.id, patient.c.merged_into)
+    .join_from(patient_identifier, patient)
+    .where(
+        patient_identifier.c.authority == bindparam("authority"),
+        patient_identifier.c.value == bindparam("number"),
+    )
+)
+_FIELDS = (
+    *("family", "given", "middle", "prefix", "suffix", "birth_date", "sex", "details"),
+    "updated_at",
+)
+_INSERT = insert(patient)
+_SAVE = Prepared(
+    _INSERT.on_conflict_do_update(
+        index_elements=["id"], set_={name: _INSERT.excluded[name] for name in _FIELDS}
+    ),
+    ("id", *_FIELDS),
+)
+_ADD_IDENTIFIER = Prepared(
+    insert(patient_identifier).on_conflict_do_nothing(),
+    [column.name for column in patient_identifier.c],
+)
 
 
 class Patients:
     """Repository of `Patient`."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    def __init__(self, connection: Connection, now: datetime, direct: Direct) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
 
     def get(self, patient_id: str) -> Patient:
         """Return the patient with this internal id."""
-        row = self._connection.execute(select(patient).where(patient.c.id == patient_id)).one()
-        identifiers = self._connection.execute(
-            select(patient_identifier)
-            .where(patient_identifier.c.patient_id == patient_id)
-            .order_by(patient_identifier.c.position)
-        )
+        asked = (_GET(patient=patient_id), _IDENTIFIERS(patient=patient_id))
+        self._direct.foresee(*asked)
+        (row,), identifiers = (self._direct.fetch(call) for call in asked)
         return Patient(
             id=row.id,
             identifiers=tuple(_identifier(i) for i in identifiers),
@@ -49,19 +77,14 @@ class Patients:
 
     def find(self, identifier: Identifier) -> str | None:
         """Return the internal id that `identifier` points to, of the survivor after a merge."""
-        found = self._connection.execute(
-            select(patient.c.id, patient.c.merged_into)
-            .join_from(patient_identifier, patient)
-            .where(
-                patient_identifier.c.authority == identifier.authority,
-                patient_identifier.c.value == identifier.value,
-            )
-        ).one_or_none()
-        while found is not None and found.merged_into is not None:
-            found = self._connection.execute(
-                select(patient.c.id, patient.c.merged_into).where(patient.c.id == found.merged_into)
-            ).one()
-        return None if found is None else str(found.id)
+        found = self._direct.first(self.finding(identifier))
+        if found is None:
+            return None
+        return str(found.id) if found.merged_into is None else self.survivor(found.merged_into)
+
+    def finding(self, identifier: Identifier) -> Call:
+        """Return the question that `find` asks first."""
+        return _FIND(authority=identifier.authority, number=identifier.value)
 
     def find_by_value(self, value: str) -> list[str]:
         """Return the ids of every patient known under `value` at any authority."""
@@ -91,23 +114,19 @@ class Patients:
 
     def save(self, record: Patient) -> None:
         """Insert or update a patient; identifiers are added, never taken away here."""
-        values = {
-            **asdict(record.name),
-            "birth_date": record.birth_date,
-            "sex": record.sex,
-            "details": pack(record, _DETAILS),
-            "updated_at": self._now,
-        }
-        self._connection.execute(
-            insert(patient)
-            .values(id=record.id, **values)
-            .on_conflict_do_update(index_elements=["id"], set_=values)
+        self._direct.later(
+            _SAVE(
+                id=record.id,
+                **asdict(record.name),
+                birth_date=record.birth_date,
+                sex=record.sex,
+                details=pack(record, _DETAILS),
+                updated_at=self._now,
+            )
         )
         for position, identifier in enumerate(record.identifiers):
-            self._connection.execute(
-                insert(patient_identifier)
-                .values(**asdict(identifier), patient_id=record.id, position=position)
-                .on_conflict_do_nothing()
+            self._direct.later(
+                _ADD_IDENTIFIER(**asdict(identifier), patient_id=record.id, position=position)
             )
 
     def merge(self, retired_id: str, survivor_id: str) -> None:

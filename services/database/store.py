@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 
 from models.errors import Unavailable
 from services.database.deliveries import Deliveries
+from services.database.direct import Direct, watch
 from services.database.holdings import Holdings
 from services.database.merges import Merges
 from services.database.messages import Messages
@@ -49,17 +50,18 @@ class UnitOfWork:
         self.connection: Connection = self._engine.connect()
         self._transaction = self.connection.begin()
         self.now = self.clock()
-        self.patients = Patients(self.connection, self.now)
+        self.direct = Direct(self.connection)
+        self.patients = Patients(self.connection, self.now, self.direct)
         self.merges = Merges(self.connection, self.now)
-        self.orders = Orders(self.connection, self.now)
+        self.orders = Orders(self.connection, self.now, self.direct)
         self.notices = Notices(self.connection, self.now, enabled=self._tells_placer)
-        self.studies = Studies(self.connection, self.now, on_status=self.notices.tell)
+        self.studies = Studies(self.connection, self.now, self.direct, on_status=self.notices.tell)
         self.holdings = Holdings(self.connection, self.now)
         self.peers = Peers(self.connection, self.now)
-        self.messages = Messages(self.connection, self.now)
+        self.messages = Messages(self.connection, self.now, self.direct)
+        self.outbox = Outbox(self.connection, self.now, self.direct)
+        self.timeline = Timeline(self.now, self.direct)
         self.sequences = Sequences(self.connection)
-        self.outbox = Outbox(self.connection, self.now)
-        self.timeline = Timeline(self.connection, self.now)
         self.reports = Reports(self.connection, self.now)
         self.deliveries = Deliveries(self.connection, self.now)
         return self
@@ -72,10 +74,16 @@ class UnitOfWork:
     ) -> None:
         try:
             if error is None:
-                self._transaction.commit()
+                try:
+                    self.direct.commit()
+                    self._transaction.commit()
+                except BaseException:
+                    self._transaction.rollback()
+                    raise
             else:
                 self._transaction.rollback()
         finally:
+            self.direct.close()
             self.connection.close()
 
 
@@ -103,7 +111,10 @@ class Store:
             pool_timeout=10,
             # An error's text may reach a log; the values of a statement are patient data.
             hide_parameters=True,
+            # psycopg would deallocate what it did not prepare, too, after a rollback.
+            connect_args={"prepare_threshold": None},
         )
+        watch(self.engine)
         self.clock = clock
         self.tells_placer = settings.status_destination is not None
         event.listen(self.engine, "connect", _durable)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.finding import Finding
@@ -15,6 +15,7 @@ from models.order_status import OrderStatus, status_change
 from models.priority import Priority
 from models.study import Instance, Study, new_id
 from models.tier import Tier
+from services.database.direct import Call, Direct, Prepared
 from services.database.tables import (
     commitment,
     desk,
@@ -38,6 +39,17 @@ READABLE = tuple(
 )
 """States in which a study has images and no final report."""
 
+_GET = select(table).where(table.c.id == bindparam("study"))
+_FIND = select(table).where(table.c.study_uid == bindparam("uid"))
+_GET_ONE, _LOCK_ONE = Prepared(_GET), Prepared(_GET.with_for_update())
+_FIND_ONE, _LOCK_FOUND = Prepared(_FIND), Prepared(_FIND.with_for_update())
+_NEW = (
+    *("id", "study_uid", "order_id", "patient_id", "accession", "state", "priority"),
+    *("description", "created_at"),
+)
+_ADD = Prepared(insert(table), _NEW)
+_ENSURE = Prepared(insert(table).on_conflict_do_nothing(index_elements=["study_uid"]), _NEW)
+
 
 class Studies:
     """Repository of `Study` and of everything that was acquired for it."""
@@ -46,25 +58,30 @@ class Studies:
         self,
         connection: Connection,
         now: datetime,
+        direct: Direct,
         *,
         on_status: Callable[[str, OrderStatus], None] = lambda _study, _status: None,
     ) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
         self._on_status = on_status
 
     # --- the study itself
 
     def get(self, study_id: str, *, lock: bool = False) -> Study:
         """Return the study; with `lock`, nobody else changes it until this commit."""
-        query = select(table).where(table.c.id == study_id)
-        return _study(self._connection.execute(query.with_for_update() if lock else query).one())
+        (row,) = self._direct.fetch((_LOCK_ONE if lock else _GET_ONE)(study=study_id))
+        return _study(row)
 
     def find(self, study_uid: str, *, lock: bool = False) -> Study | None:
         """Return the study with this Study Instance UID, or None."""
-        query = select(table).where(table.c.study_uid == study_uid)
-        row = self._connection.execute(query.with_for_update() if lock else query).one_or_none()
+        row = self._direct.first(self.finding(study_uid, lock=lock))
         return None if row is None else _study(row)
+
+    def finding(self, study_uid: str, *, lock: bool = False) -> Call:
+        """Return the question that `find` asks."""
+        return (_LOCK_FOUND if lock else _FIND_ONE)(uid=study_uid)
 
     def find_by_accession(self, accession: str) -> list[Study]:
         """Return every study that carries this accession number."""
@@ -98,9 +115,8 @@ class Studies:
         description: str = "",
     ) -> Study:
         """Return the study with this UID, created in `state` if it was unknown; locked."""
-        self._connection.execute(
-            insert(table)
-            .values(
+        self._direct.later(
+            _ENSURE(
                 id=new_id(),
                 study_uid=study_uid,
                 order_id=order_id,
@@ -111,12 +127,27 @@ class Studies:
                 description=description,
                 created_at=self._now,
             )
-            .on_conflict_do_nothing(index_elements=["study_uid"])
         )
         found = self.find(study_uid, lock=True)
         if found is None:
             raise LookupError("the study vanished inside its own transaction")
         return found
+
+    def add(self, study: Study) -> None:
+        """Add a study whose UID was not there; the COMMIT fails if somebody else was faster."""
+        self._direct.later(
+            _ADD(
+                id=study.id,
+                study_uid=study.study_uid,
+                order_id=study.order_id,
+                patient_id=study.patient_id,
+                accession=study.accession,
+                state=study.state.value,
+                priority=int(study.priority),
+                description=study.description,
+                created_at=self._now,
+            )
+        )
 
     def move(self, study: Study, event: StudyEvent, **changes: Any) -> StudyState:
         """Apply `event` by the lifecycle table, with further column `changes`.
@@ -403,7 +434,7 @@ class Studies:
         )
 
 
-def _study(row: Row[Any]) -> Study:
+def _study(row: Any) -> Study:
     return Study(
         id=row.id,
         study_uid=row.study_uid,

@@ -5,17 +5,23 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import bindparam, insert, select
 
+from services.database.direct import Direct, Prepared
 from services.database.tables import timeline
+
+_ADD = Prepared(insert(timeline), ("study_id", "at", "kind", "summary", "actor", "evidence"))
+_OF_STUDY = Prepared(
+    select(timeline).where(timeline.c.study_id == bindparam("study")).order_by(timeline.c.id)
+)
 
 
 class Timeline:
     """Repository of timeline entries; entries are only ever added."""
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
-        self._connection = connection
+    def __init__(self, now: datetime, direct: Direct) -> None:
         self._now = now
+        self._direct = direct
         self._known: dict[str, Any] = {}
 
     def noting(self, **evidence: Any) -> None:
@@ -39,8 +45,8 @@ class Timeline:
         **evidence
             Message id, acknowledgement, digest, model version; JSON values.
         """
-        self._connection.execute(
-            insert(timeline).values(
+        self._direct.later(
+            _ADD(
                 study_id=study_id,
                 at=self._now,
                 kind=kind,
@@ -50,10 +56,6 @@ class Timeline:
             )
         )
 
-    def of_study(self, study_id: str) -> list[Row[Any]]:
+    def of_study(self, study_id: str) -> list[Any]:
         """Return the study's entries, oldest first."""
-        return list(
-            self._connection.execute(
-                select(timeline).where(timeline.c.study_id == study_id).order_by(timeline.c.id)
-            )
-        )
+        return self._direct.fetch(_OF_STUDY(study=study_id))

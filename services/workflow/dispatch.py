@@ -22,6 +22,7 @@ from services.hl7.requests import (
     read_patient,
 )
 from services.settings import Settings
+from services.workflow.intake import foresee
 from services.workflow.order_control import take_orders
 from services.workflow.patients import merge_patients, take_patient
 
@@ -91,7 +92,9 @@ def _orders(received: Received) -> Applied:
         return Applied(state="ignored")
     # Everything is read before anything is written: most of what is refused is refused here.
     requests = read_orders(message)
-    patient = take_patient(uow, read_patient(message, received.settings.default_authority))
+    subject = read_patient(message, received.settings.default_authority)
+    foresee(uow, subject, requests)
+    patient = take_patient(uow, subject)
     studies = take_orders(uow, patient, requests, message_id=received.message_id)
     return Applied(study=studies[0]) if studies else Applied(state="ignored")
 

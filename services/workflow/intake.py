@@ -6,7 +6,7 @@ ends, pauses or replaces an order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order, Safety, ScheduledStep
 from models.order_status import STATUS
 from models.patient import Code, Patient
-from models.request import OrderRequest, StepRequest
+from models.request import OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
 from services.database.store import UnitOfWork
 from services.workflow.identification import Claim, contradictions
@@ -36,6 +36,18 @@ _STEP: Final = (
 _WAITING: Final = (
     *(StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED),
 )
+
+
+def foresee(uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequest]) -> None:
+    """Look up in one round trip what taking the patient and these orders will ask for."""
+    asked = [uow.patients.finding(identifier) for identifier in patient.identifiers]
+    for request in orders:
+        asked += uow.orders.finding(
+            request.placer_number, request.placer_authority, request.accession, request.study_uid
+        )
+        if request.study_uid:
+            asked.append(uow.studies.finding(request.study_uid, lock=True))
+    uow.direct.foresee(*asked)
 
 
 def named_orders(uow: UnitOfWork, patient: Patient, request: OrderRequest) -> list[Order]:
@@ -147,16 +159,20 @@ def place_order(
         request,
     )
     uow.orders.save(order)
-    study = uow.studies.ensure(
-        study_uid,
-        state=StudyState.SCHEDULED,
-        order_id=order.id,
-        patient_id=patient.id,
-        accession=accession,
-        priority=order.priority,
-        description=order.procedure.meaning or order.procedure.value,
-    )
-    if exam is not None:
+    if exam is None:
+        study = Study(
+            id=new_id(),
+            study_uid=study_uid,
+            state=StudyState.SCHEDULED,
+            order_id=order.id,
+            patient_id=patient.id,
+            accession=accession,
+            priority=order.priority,
+            description=order.procedure.meaning or order.procedure.value,
+        )
+        uow.studies.add(study)
+    else:
+        study = exam
         _join(uow, exam, order)
     told = f"order placed, {order.priority.dicom}, {len(order.steps)} step(s)"
     if instead_of:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 import structlog
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from models.errors import InvalidValue, OurError, PeerError, SpinechoError
 from services.database.store import Store, UnitOfWork
@@ -80,6 +81,28 @@ def receive_message(
     sqlalchemy.exc.OperationalError
         If the database is away: nothing is kept and nothing may be acknowledged.
     """
+    for _ in range(3):
+        # Somebody else was faster with the same patient, order or message: look again.
+        with suppress(IntegrityError):
+            try:
+                return _receive(store, raw, peer, settings, profiles)
+            except DBAPIError as error:
+                if not _is_of_the_message(error):
+                    raise
+                # Writes go out with the COMMIT. Sent at once, it shows which of them is at fault.
+                return _receive(store, raw, peer, settings, profiles, at_once=True)
+    return _receive(store, raw, peer, settings, profiles)
+
+
+def _receive(
+    store: Store,
+    raw: bytes,
+    peer: str,
+    settings: Settings,
+    profiles: Rewriting | None,
+    *,
+    at_once: bool = False,
+) -> Answered:
     digest = sha256(raw).hexdigest()
     message, unreadable = _read(raw, settings.max_message_bytes)
     sender, control_id, kind = (
@@ -89,31 +112,37 @@ def receive_message(
     if message is not None and message.warnings:
         log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
     with store() as uow:
-        message_id = uow.messages.add(
-            direction="in",
-            protocol="hl7",
-            peer=peer,
-            raw=raw,
-            sender=sender,
-            control_id=control_id,
-            type=kind,
-            digest=digest,
-            state="received",
-        )
-        if message_id == 0:
-            known = uow.messages.find_inbound(sender, control_id, digest)
-            if known is None:
-                raise LookupError("a message vanished inside its own transaction")
-            if known.state != "failed":
-                return Answered(
-                    message_id=known.id,
-                    code=known.ack_code or "none",
-                    acknowledgement=known.ack,
-                    repeated=True,
-                )
-            message_id = known.id
+        messages = uow.messages
+        uow.direct.foresee(*messages.finding(sender, control_id, digest))
+        known = messages.find_inbound(sender, control_id, digest)
+        if known is not None and known.state != "failed":
+            return Answered(
+                message_id=known.id,
+                code=known.ack_code or "none",
+                acknowledgement=known.ack,
+                repeated=True,
+            )
+        message_id = messages.number() if known is None else known.id
+
+        def record(**outcome: Any) -> None:
+            if known is not None:
+                messages.answer(message_id, **outcome)
+                return
+            messages.add(
+                message_id,
+                direction="in",
+                protocol="hl7",
+                peer=peer,
+                raw=raw,
+                sender=sender,
+                control_id=control_id,
+                type=kind,
+                digest=digest,
+                **outcome,
+            )
+
         if message is not None and is_acknowledgement(message):
-            uow.messages.answer(message_id, state="noted")
+            record(state="noted")
             return Answered(message_id=message_id, code="none", acknowledgement=None)
         applied, failure, turn = Applied(), unreadable, Turn()
         if message is not None and failure is None:
@@ -123,7 +152,7 @@ def receive_message(
                 received = Received(
                     uow=uow, message=message, message_id=message_id, settings=settings
                 )
-                applied, failure = _attempt(received, raw, profiles)
+                applied, failure = _attempt(received, raw, profiles, at_once)
         # Where we failed, the same number comes again.
         ours = isinstance(failure, OurError)
         expected = turn.expected if ours else take(uow, turn, sender)
@@ -135,8 +164,7 @@ def receive_message(
         if settings.order_reply == "order" and message is not None:
             answers = with_orders(uow, message, answers, applied.study)
         kept = b"".join(answers) or None
-        uow.messages.answer(
-            message_id,
+        record(
             state=state,
             ack=kept,
             ack_code=code,
@@ -150,35 +178,32 @@ def receive_message(
 
 
 def _attempt(
-    received: Received, raw: bytes, profiles: Rewriting | None
+    received: Received, raw: bytes, profiles: Rewriting | None, at_once: bool
 ) -> tuple[Applied, SpinechoError | None]:
-    """Apply a message inside a savepoint: it stays recorded when what it asks for is undone."""
+    """Apply a message so that it stays recorded when what it asks for is taken back."""
     uow, message = received.uow, received.message
-    savepoint = uow.connection.begin_nested()
-    failure: SpinechoError
     try:
-        _admit(message, received.settings)
-        with _standard(uow, message, raw, profiles) as asked:
-            applied = apply(replace(received, message=asked))
-        savepoint.commit()
+        with uow.direct.attempt():
+            _admit(message, received.settings)
+            with _standard(uow, message, raw, profiles) as asked:
+                applied = apply(replace(received, message=asked))
+            if at_once:
+                uow.direct.flush()
     except PeerError as error:
-        failure = error
+        return Applied(), error
     except DBAPIError as error:
         if not _is_of_the_message(error):
             raise
         # Sent again it would fail again, so it is answered: a NUL in a name, say.
         log.warning("hl7.not_storable", message=received.message_id, sqlstate=_sqlstate(error))
-        failure = InvalidValue(
+        return Applied(), InvalidValue(
             "a value cannot be stored: too large, or with a NUL", location="MSH^1"
         )
     except Exception:
         # A fault of ours: the payload is kept, and the same message is tried afresh.
         log.exception("hl7.failed", message=received.message_id)
-        failure = OurError("internal error; the message is kept, send it again later")
-    else:
-        return applied, None
-    savepoint.rollback()
-    return Applied(), failure
+        return Applied(), OurError("internal error; the message is kept, send it again later")
+    return applied, None
 
 
 def _admit(message: Message, settings: Settings) -> None:

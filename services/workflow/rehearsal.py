@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from models.errors import SpinechoError, Unavailable
 from models.priority import Priority
+from services.database.direct import Direct
 from services.database.orders import Orders
 from services.database.patients import Patients
 from services.database.store import Store, UnitOfWork
@@ -255,8 +256,9 @@ def _changes(table: Table, rows: Sequence[Row[Any]], before: Connection) -> Iter
 def _worklist(
     connection: Connection, now: datetime, concerned: Any
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    rows = Orders(connection, now).worklist([concerned])
-    identifiers = Patients(connection, now).identifiers(row.patient_id for row in rows)
+    direct = Direct.of(connection)
+    rows = Orders(connection, now, direct).worklist([concerned])
+    identifiers = Patients(connection, now, direct).identifiers(row.patient_id for row in rows)
     with disable_value_validation():  # a long name is the worklist's business, not ours
         return {
             (row.scheduled_step_order_id, row.scheduled_step_sps_id): _item(

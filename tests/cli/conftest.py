@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
     for number, name in enumerate(("HL7", "DICOM", "HTTP", "PREFECT")):
         monkeypatch.setenv(f"SPINECHO_{name}_PORT", str(1 + number))  # nobody listens there
     yield Terminal(CliRunner())
-    journal.configure(to=sys.stdout)  # the command had sent the log to a stream of its own
+    journal.configure()  # the command had sent the log to a stream of its own
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from models.patient import Identifier
 from models.study import new_uid
 from models.tier import Tier
 from services.archive.part10 import digest_of
+from services.database.store import Store
 from services.dicom.sop import VERIFICATION
+from services.settings import Settings
 from tests.dicom.conftest import Listener
 from tests.dicom.department import JANE, JOHN, associated, image, place, run, series, write
 
@@ -283,10 +285,13 @@ def test_a_full_disk_answers_out_of_resources_and_stores_nothing(listener: Liste
     assert list(listener.settings.hot_root.rglob("*.dcm")) == []
 
 
-def test_a_database_that_is_down_answers_out_of_resources(listener: Listener) -> None:
+def test_a_database_that_is_down_answers_out_of_resources(
+    listener: Listener, tmp_path: Path
+) -> None:
     listener.store.engine.dispose()
     real = listener.store.engine
-    listener.store.engine = type(listener.store)("postgresql+psycopg://x@127.0.0.1:1/none").engine
+    away = Settings(home=tmp_path, database_url="postgresql://x@127.0.0.1:1/none")
+    listener.store.engine = Store(away).engine
     try:
         with associated(listener.port, MRImageStorage) as assoc:
             assert assoc.send_c_store(image(new_uid())).Status == 0xA700
