@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 from models.errors import MissingField, PeerError
+from models.order_control import RULES, OrderAction
 from services.hl7.draft import Draft, Note, Scope, Values, get_at, set_at
 from services.hl7.er7 import NULL, Delimiters, Message, parse
 from services.hl7.profile import Declared, Format, IdentifierRule, Place, places
@@ -23,6 +24,12 @@ from services.hl7.requests import NOT_IMAGING
 _LOCAL_TIME: Final = re.compile(r"(\d{8})(\d\d)?(\d\d)?(\d\d)?(?:\.\d+)?$")
 _IDENTIFIERS: Final = (Place("PID", 3), Place("MRG", 1))
 _CONTROL: Final = Place("ORC", 1, 1)
+_NEW: Final = frozenset(
+    control
+    for (control, _), rule in RULES.items()
+    if rule.action in {OrderAction.PLACE, OrderAction.REPLACEMENT, OrderAction.CHILD}
+)
+"""Order controls (HL70119) with which an order begins."""
 _START: Final = places("start")
 _SECTION: Final = Place("OBR", 24, 1)
 
@@ -152,7 +159,7 @@ class Standardiser:
         if profile.identifiers:
             self._identify(draft)
         missing = None
-        new = [one for one in draft.orders if get_at(one.rows[0], _CONTROL, draft.marks) == "NW"]
+        new = [one for one in draft.orders if get_at(one.rows[0], _CONTROL, draft.marks) in _NEW]
         if new:
             for targets, text in self._constants:
                 for scope in (draft.head,) if targets[0].of_patient else new:

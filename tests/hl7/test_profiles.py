@@ -18,6 +18,7 @@ from models.priority import Priority
 from services.database.store import Store
 from services.hl7.acknowledgement import read_reply
 from services.hl7.er7 import Message, parse
+from services.hl7.mapping import ORDER, PATIENT, STEP
 from services.hl7.profile import (
     STANDARD,
     Format,
@@ -25,6 +26,7 @@ from services.hl7.profile import (
     Place,
     Profile,
     Sender,
+    places,
     read_profile,
 )
 from services.hl7.profiles import SHIPPED, Profiles, load, read_file
@@ -105,7 +107,10 @@ def test_every_name_that_can_be_mapped_reaches_what_is_read() -> None:
         "sps_id": "NEWSPS", "study_uid": "1.2.999", "modality": "CT", "station_aet": "NEWAE",
         "start": "20300101", "priority": "A", "procedure": "NEWC^New", "medical_alerts": "New",
         "requesting": "2^NEW^DOC", "transport": "CART", "reason": "New reason",
-        "performing": "3&NEW&DOC",
+        "performing": "3&NEW&DOC", "mother_name": "OLD^MOTHER", "address": "1 New Street",
+        "language": "de", "visit_reason": "New^Why", "entered_by": "4^NEW^CLERK",
+        "department": "New ward", "institution": "New", "station_name": "MR9",
+        "step_location": "Cellar", "issued_on": "20300101", "patient_state": "New",
     }  # fmt: skip
     assert values.keys() == STANDARD.keys()
 
@@ -604,3 +609,10 @@ def test_a_profile_is_put_in_force_while_messages_come(
             assert time.monotonic() < deadline
             number += 1
             time.sleep(0.1)
+
+
+def test_whatever_is_read_can_be_mapped() -> None:
+    by_name = {(p.segment, p.field) for name in STANDARD for p in places(name)}
+    read = {(p.segment, p.number) for row in (*PATIENT, *ORDER, *STEP) for p in row.places}
+    # The code of the protocol stands beside its procedure's, as a place: "IPC-6", "OBR-4.4".
+    assert read - by_name == {("IPC", 6)}
