@@ -99,8 +99,9 @@ class MllpListener:
         with self._lock:
             open_ = dict(self._connections)
         for connection in open_.values():
-            # The reader wakes with nothing read; what it has in hand it still answers. Not the
-            # method of an SSLSocket, which would go on in cleartext.
+            if isinstance(connection, ssl.SSLSocket) and connection.version():
+                continue  # it looks up by itself; an end inside TLS would be taken for an attack
+            # The reader wakes with nothing read; what it has in hand it still answers.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RD)
         deadline = time.monotonic() + timeout_s
@@ -172,7 +173,10 @@ class MllpListener:
         try:
             while not self._stopping.is_set():
                 # An idle connection may stay open for hours; an unfinished message may not.
-                connection.settimeout(self._left(deframer, begun))
+                left = self._left(deframer, begun)
+                if self._tls is not None:
+                    left = min(left or _POLL_S, _POLL_S)
+                connection.settimeout(left)
                 try:
                     data = connection.recv(_CHUNK)
                 except TimeoutError:

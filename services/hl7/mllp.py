@@ -105,4 +105,4 @@ class Deframer:
     @property
     def rest(self) -> bytes:
         """What is left of an unfinished message."""
-        return bytes(self._buffer)
+        return bytes(self._buffer if self._inside else self._buffer.lstrip(_BETWEEN))

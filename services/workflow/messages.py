@@ -115,7 +115,8 @@ def _receive(
         messages = uow.messages
         uow.direct.foresee(*messages.finding(sender, control_id, digest))
         known = messages.find_inbound(sender, control_id, digest)
-        if known is not None and known.state != "failed":
+        # What came once without its trailer is answered when it comes whole.
+        if known is not None and known.state not in {"failed", "fragment"}:
             return Answered(
                 message_id=known.id,
                 code=known.ack_code or "none",
