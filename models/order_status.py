@@ -43,6 +43,7 @@ STATUS: Final[dict[StudyState, OrderStatus]] = {
 }
 """Study state → status (HL7 v2.5.1 §4.5.1.5 and §7.4.1.25, STANDARDS §1.7)."""
 
+HELD: Final = OrderStatus(order="HD", result="S", words="on hold")
 CORRECTED: Final = OrderStatus(order="CM", result="C", words="corrected report")
 
 

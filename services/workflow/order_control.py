@@ -10,6 +10,7 @@ from models.errors import DuplicateKey, IllegalMove, MissingField, UnknownKey
 from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order
 from models.order_control import OrderAction, meaning
+from models.order_status import HELD, STATUS
 from models.patient import Patient
 from models.request import OrderRequest
 from models.study import Study
@@ -186,6 +187,7 @@ def _hold(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id: i
     study = study_of(uow, order)
     _end(uow, order, StepEvent.HOLD, status="HD")
     _tell(uow, study, "order.held", "order on hold; off the worklist for now", request, message_id)
+    uow.notices.tell(study.id, HELD)
     return study
 
 
@@ -195,6 +197,7 @@ def _release(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id
     _tell(
         uow, study, "order.released", "order released; on the worklist again", request, message_id
     )
+    uow.notices.tell(study.id, STATUS[study.state])
     return study
 
 

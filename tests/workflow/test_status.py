@@ -151,6 +151,13 @@ def test_a_cancellation_is_told(telling: Store, configured: Settings, placer: Pl
     assert placer.statuses("P100") == [("SC", "S"), ("CA", "X")]
 
 
+def test_a_hold_and_its_end_are_told(telling: Store, configured: Settings, placer: Placer) -> None:
+    for number, control in enumerate(("NW", "HD", "RL")):
+        receive(telling, configured, orm(control_id=f"M{number}", control=control))
+    tell_placer(telling, configured)
+    assert placer.statuses("P100") == [("SC", "S"), ("HD", "S"), ("SC", "S")]
+
+
 def test_an_exam_that_was_broken_off_is_told(
     telling: Store, configured: Settings, placer: Placer
 ) -> None:
