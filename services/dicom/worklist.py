@@ -5,16 +5,17 @@ The store keeps UTC; DA and TM are local time of this machine, with no offset (r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, time, timedelta, tzinfo
 from typing import Any, Final
 
 from pydicom import Dataset, charset
-from sqlalchemy import exists
+from sqlalchemy import any_, exists, func, literal
 
 from models.errors import InvalidValue
-from models.patient import Identifier, PersonName
+from models.patient import Code, Identifier, Issuer, PersonName
 from models.priority import Priority
+from services.database.details import unpack
 from services.database.store import Store
 from services.database.tables import imaging_order, patient_identifier, scheduled_step
 from services.dicom.matching import bounds, matches, project, values_of
@@ -49,7 +50,7 @@ def find(
         rows = uow.orders.worklist(narrowing(query, zone))
         identifiers = uow.patients.identifiers(row.patient_id for row in rows)
     for row in rows:
-        item = worklist_item(row, identifiers.get(row.patient_id, []), zone)
+        item = worklist_item(row, identifiers.get(row.patient_id, []), zone, asked=query)
         if not matches(query, item):
             continue
         answer, unknown = project(query, item)
@@ -76,11 +77,13 @@ def narrowing(query: Dataset, zone: tzinfo | None = None) -> list[Any]:
                 conditions.append(scheduled_step.c.start_at < _midnight(high, zone) + 2 * day)
         except (ValueError, OverflowError):
             continue
-    for keyword, column in (
-        ("ScheduledStationAETitle", scheduled_step.c.station_aet),
-        ("Modality", scheduled_step.c.modality),
-    ):
-        conditions += [column == value for value in _single(step, keyword) if value != "*"]
+    for title in _single(step, "ScheduledStationAETitle"):
+        if title != "*":
+            titles = func.string_to_array(scheduled_step.c.station_aet, "\\")
+            conditions.append(literal(title) == any_(titles))
+    for modality in _single(step, "Modality"):
+        if modality != "*":
+            conditions.append(scheduled_step.c.modality == modality)
     for keyword, column in (
         ("AccessionNumber", imaging_order.c.accession),
         ("StudyInstanceUID", imaging_order.c.study_uid),
@@ -112,9 +115,13 @@ def _midnight(digits: str, zone: tzinfo | None) -> datetime:
 
 
 def worklist_item(
-    row: Any, identifiers: Sequence[Identifier], zone: tzinfo | None = None
+    row: Any,
+    identifiers: Sequence[Identifier],
+    zone: tzinfo | None = None,
+    *,
+    asked: Dataset | None = None,
 ) -> Dataset:
-    """Build everything that we can say about one scheduled step (STANDARDS §1.2).
+    """Build everything that we can say about one scheduled step (IHE RAD TF-2 App. B).
 
     Parameters
     ----------
@@ -122,6 +129,8 @@ def worklist_item(
         Of `Orders.worklist`, columns labelled ``table_column``.
     identifiers : sequence of Identifier
         The patient's, the one for Patient ID first.
+    asked : Dataset, optional
+        A query; of what is seldom asked for, only what it names is built.
     """
     item = Dataset()
     _patient(item, row, identifiers)
@@ -140,14 +149,61 @@ def worklist_item(
     )
     item.RequestedProcedurePriority = Priority(row.imaging_order_priority).dicom
     item.ReasonForTheRequestedProcedure = row.imaging_order_reason[:64]
-    item.PatientTransportArrangements = row.imaging_order_transport
-    item.ConfidentialityConstraintOnPatientDataDescription = row.imaging_order_confidentiality
-    item.AdmissionID = row.imaging_order_admission_id
-    item.CurrentPatientLocation = row.imaging_order_location
-    item.PlacerOrderNumberImagingServiceRequest = row.imaging_order_placer_number
-    item.FillerOrderNumberImagingServiceRequest = row.imaging_order_filler_number
+    item.PatientTransportArrangements = row.imaging_order_transport[:64]
+    item.ConfidentialityConstraintOnPatientDataDescription = row.imaging_order_confidentiality[:64]
+    item.AdmissionID = row.imaging_order_admission_id[:64]
+    item.CurrentPatientLocation = row.imaging_order_location[:64]
+    item.PlacerOrderNumberImagingServiceRequest = row.imaging_order_placer_number[:64]
+    item.FillerOrderNumberImagingServiceRequest = row.imaging_order_filler_number[:64]
     item.ScheduledProcedureStepSequence = [_step(row, zone)]
+    order = unpack(row.imaging_order_details)
+    patient = unpack(row.patient_details)
+    for keyword, build in _SELDOM.items():
+        if asked is None or keyword in asked:
+            setattr(item, keyword, build(row, order, patient))
     return item
+
+
+def _issuer(issuer: Issuer | None) -> list[Dataset]:
+    """Return an HL7 HD as DICOM's HL7v2 Hierarchic Designator macro (PS3.3 Table 10-17)."""
+    if issuer is None or not issuer.name:
+        return []
+    item = Dataset()
+    if issuer.namespace:
+        item.LocalNamespaceEntityID = issuer.namespace
+    if issuer.universal_id:
+        item.UniversalEntityID = issuer.universal_id
+        item.UniversalEntityIDType = issuer.universal_type[:16]
+    return [item]
+
+
+def _coded(code: Code | None) -> list[Dataset]:
+    return [] if code is None else _code(code.value, code.scheme, code.meaning)
+
+
+_Build = Callable[[Any, dict[str, Any], dict[str, Any]], Any]
+_SELDOM: Final[dict[str, _Build]] = {
+    "IssuerOfAccessionNumberSequence": lambda r, o, p: _issuer(o.get("accession_issuer")),
+    "OrderPlacerIdentifierSequence": lambda r, o, p: _issuer(o.get("placer_issuer")),
+    "OrderFillerIdentifierSequence": lambda r, o, p: _issuer(o.get("filler_issuer")),
+    "IssuerOfAdmissionIDSequence": lambda r, o, p: _issuer(o.get("admission_issuer")),
+    "IssueDateOfImagingServiceRequest": lambda r, o, p: (
+        o["issued_on"].strftime("%Y%m%d") if "issued_on" in o else ""
+    ),
+    "OrderEnteredBy": lambda r, o, p: str(o.get("entered_by", "")),
+    "InstitutionName": lambda r, o, p: o.get("institution", "")[:64],
+    "InstitutionalDepartmentName": lambda r, o, p: o.get("department", "")[:64],
+    "ReasonForVisit": lambda r, o, p: o.get("visit_reason", ""),
+    "ReasonForRequestedProcedureCodeSequence": lambda r, o, p: _coded(o.get("reason_code")),
+    "PatientState": lambda r, o, p: o.get("patient_state", "")[:64],
+    "SpecialNeeds": lambda r, o, p: o.get("special_needs", "")[:64],
+    "RouteOfAdmissions": lambda r, o, p: r.imaging_order_patient_class[:64],
+    "PatientMotherBirthName": lambda r, o, p: str(p.get("mother_name", "")),
+    "PatientAddress": lambda r, o, p: p.get("address", "")[:64],
+    "PatientPrimaryLanguageCodeSequence": lambda r, o, p: _coded(p.get("language")),
+    "PatientComments": lambda r, o, p: p.get("comments", ""),
+}
+"""What few consoles ask for, by keyword: row, details of the order and of the patient → value."""
 
 
 def _patient(item: Dataset, row: Any, identifiers: Sequence[Identifier]) -> None:
@@ -163,6 +219,7 @@ def _patient(item: Dataset, row: Any, identifiers: Sequence[Identifier]) -> None
     item.PatientName = str(name)
     item.PatientID = first.value if first else ""
     item.IssuerOfPatientID = first.authority if first else ""
+    item.IssuerOfPatientIDQualifiersSequence = _qualifiers(first)
     item.OtherPatientIDsSequence = [_other(i) for i in ordered[1:]]
     birth_date = row.patient_birth_date
     item.PatientBirthDate = "" if birth_date is None else birth_date.strftime("%Y%m%d")
@@ -172,10 +229,8 @@ def _patient(item: Dataset, row: Any, identifiers: Sequence[Identifier]) -> None
     item.PatientWeight = None if weight is None else f"{weight:.6g}"
     item.PatientSize = None if height is None else f"{height:.6g}"
     item.PregnancyStatus = row.imaging_order_pregnancy_status
-    item.MedicalAlerts = row.imaging_order_medical_alerts
-    item.Allergies = row.imaging_order_allergies
-    item.PatientState = ""
-    item.SpecialNeeds = ""
+    item.MedicalAlerts = row.imaging_order_medical_alerts[:64]
+    item.Allergies = row.imaging_order_allergies[:64]
 
 
 def _other(identifier: Identifier) -> Dataset:
@@ -183,7 +238,18 @@ def _other(identifier: Identifier) -> Dataset:
     item.PatientID = identifier.value
     item.IssuerOfPatientID = identifier.authority
     item.TypeOfPatientID = "TEXT"
+    if identifier.universal_id:
+        item.IssuerOfPatientIDQualifiersSequence = _qualifiers(identifier)
     return item
+
+
+def _qualifiers(identifier: Identifier | None) -> list[Dataset]:
+    if identifier is None or not identifier.universal_id:
+        return []
+    item = Dataset()
+    item.UniversalEntityID = identifier.universal_id
+    item.UniversalEntityIDType = identifier.universal_type[:16]
+    return [item]
 
 
 def _step(row: Any, zone: tzinfo | None) -> Dataset:

@@ -15,7 +15,7 @@ from models.patient import Code, Identifier, Issuer, PersonName
 from models.priority import HL7_PRIORITY, Priority
 from services.hl7.acknowledgement import TooLong
 from services.hl7.er7 import NULL, Segment
-from services.hl7.mapping import Kind, Place, Row
+from services.hl7.mapping import ORDER, PATIENT, Kind, Place, Row
 
 _UID = re.compile(r"(?=.{1,64}$)(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+$")
 _TIME = re.compile(
@@ -94,6 +94,8 @@ def said(
                 continue
             where = f"{place.segment}^{numbers.get(place.segment, 1)}^{place.number}"
             value = _read(row.kind, segment, place, where, warnings)
+            if isinstance(value, str) and len(value) > _LO and row.name in _LINES:
+                warnings.append(f"{where} has {len(value)} characters, DICOM shows {_LO} of them")
             if value is not None:
                 found[row.name] = value
                 break
@@ -138,7 +140,10 @@ def _read(kind: Kind, segment: Segment, place: Place, where: str, warnings: list
 
 
 _ISSUERS = frozenset({Kind.EI_ISSUER, Kind.CX_ISSUER})
-_SH = 16
+_SH, _LO = 16, 64
+_LINES = frozenset(
+    row.name for row in (*PATIENT, *ORDER) if row.name not in {"visit_reason", "comments"}
+)
 
 
 def short(text: str, where: str, warnings: list[str]) -> str:
