@@ -1,4 +1,4 @@
-"""``python -m benchmarks [store|worklist|orders|profiles|triage|all] [--json FILE]``."""
+"""``python -m benchmarks [store|worklist|orders|profiles|triage|identity|all] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, orders, profiles, store, triage, worklist
+from benchmarks import identity, machine, orders, profiles, store, triage, worklist
 from benchmarks.figures import Figure, Outcome
 from benchmarks.installation import workspace
 
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Path], Outcome]] = {
     "orders": orders.run,
     "profiles": profiles.run,
     "triage": triage.run,
+    "identity": identity.run,
 }
 
 

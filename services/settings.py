@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     status_message: Literal["ORM^O01", "OMG^O19"] = Field(
         "ORM^O01", description="How they are told: `ORM^O01` in v2.3.1 or `OMG^O19` in v2.5.1."
     )
+    match_auto: float = Field(
+        16, description="Score from which two records may be one person without being asked."
+    )
+    match_desk: float = Field(
+        0, description="Score from which two records are shown as perhaps one person."
+    )
     triage_model: str = Field("asymmetry@1.0.0", description="Triage model, name@version.")
     triage_timeout_s: float = Field(60, description="Seconds until a triage run abstains.")
 

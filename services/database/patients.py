@@ -14,6 +14,7 @@ from models.patient import Identifier, Patient, PersonName
 from services.database.details import pack, unpack
 from services.database.direct import Call, Direct, Prepared
 from services.database.tables import patient, patient_identifier
+from services.identity import index
 
 _DETAILS = ("mother_name", "address", "language", "comments")
 _GET = Prepared(select(patient).where(patient.c.id == bindparam("patient")))
@@ -128,6 +129,7 @@ class Patients:
             self._direct.later(
                 _ADD_IDENTIFIER(**asdict(identifier), patient_id=record.id, position=position)
             )
+        index.file(self._connection, record, self._now)
 
     def merge(self, retired_id: str, survivor_id: str) -> None:
         """Point the retired record to its survivor; it is kept, so that this can be undone."""

@@ -149,6 +149,30 @@ visit = Table(
     UniqueConstraint("patient_id", "authority", "number"),
 )
 
+# What a record has ever said of its person, as it is compared: a changed surname still matches.
+patient_trait = Table(
+    "patient_trait",
+    metadata,
+    Column("patient_id", Text, ForeignKey("patient.id"), primary_key=True),
+    # Of the name, birth date and sex; the same again is the same row.
+    Column("digest", Text, primary_key=True),
+    *(_text(n) for n in ("family", "given", "middle", "tag", "sex")),
+    Column("newborn", Boolean, nullable=False, server_default=text("false")),
+    Column("unknown", Boolean, nullable=False, server_default=text("false")),
+    Column("birth_date", Date),
+    _time("since", required=True),
+)
+
+# Where to look for a person: each key is shared by few records, and errors rarely spoil them all.
+patient_key = Table(
+    "patient_key",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("patient_id", Text, ForeignKey("patient.id"), primary_key=True),
+    Index("ix_patient_key_patient_id", "patient_id"),
+)
+
 accession_number = Sequence("accession_number", metadata=metadata)
 
 imaging_order = Table(
