@@ -76,18 +76,6 @@ class Merges:
         ).one_or_none()
         return None if row is None else self._load(row)
 
-    def is_retired(self, identifier: Identifier) -> bool:
-        """Whether a message may no longer use `identifier`: its record or itself retired."""
-        found = self._connection.execute(
-            select(patient.c.merged_into, patient_identifier.c.retired_by)
-            .join_from(patient_identifier, patient)
-            .where(
-                patient_identifier.c.authority == identifier.authority,
-                patient_identifier.c.value == identifier.value,
-            )
-        ).one_or_none()
-        return found is not None and (found.merged_into is not None or found.retired_by is not None)
-
     def is_replaced(self, identifier: Identifier) -> bool:
         """Whether a re-key put another identifier in the place of this one."""
         return (

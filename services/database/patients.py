@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.patient import Identifier, Patient, PersonName
 from services.database.details import pack, unpack
 from services.database.direct import Call, Direct, Prepared
-from services.database.tables import patient, patient_identifier
+from services.database.tables import patient, patient_identifier, patient_key, patient_trait
 from services.identity import index
 
 _DETAILS = ("mother_name", "address", "language", "comments")
@@ -24,7 +24,7 @@ _IDENTIFIERS = Prepared(
     .order_by(patient_identifier.c.position)
 )
 _FIND = Prepared(
-    select(patient.c.id, patient.c.merged_into)
+    select(patient.c.id, patient.c.merged_into, patient_identifier.c.retired_by)
     .join_from(patient_identifier, patient)
     .where(
         patient_identifier.c.authority == bindparam("authority"),
@@ -46,6 +46,11 @@ _ADD_IDENTIFIER = Prepared(
     insert(patient_identifier).on_conflict_do_nothing(),
     [column.name for column in patient_identifier.c],
 )
+
+_ADD_TRAIT = Prepared(
+    insert(patient_trait).on_conflict_do_nothing(), columns=patient_trait.c.keys()
+)
+_ADD_KEY = Prepared(insert(patient_key).on_conflict_do_nothing(), columns=patient_key.c.keys())
 
 
 class Patients:
@@ -82,6 +87,11 @@ class Patients:
         if found is None:
             return None
         return str(found.id) if found.merged_into is None else self.survivor(found.merged_into)
+
+    def is_retired(self, identifier: Identifier) -> bool:
+        """Whether a message may no longer use `identifier`: its record or itself retired."""
+        found = self._direct.first(self.finding(identifier))
+        return found is not None and (found.merged_into is not None or found.retired_by is not None)
 
     def finding(self, identifier: Identifier) -> Call:
         """Return the question that `find` asks first."""
@@ -129,7 +139,10 @@ class Patients:
             self._direct.later(
                 _ADD_IDENTIFIER(**asdict(identifier), patient_id=record.id, position=position)
             )
-        index.file(self._connection, record, self._now)
+        trait, keys = index.rows(record, self._now)
+        self._direct.later(_ADD_TRAIT(**trait))
+        for key in keys:
+            self._direct.later(_ADD_KEY(**key))
 
     def merge(self, retired_id: str, survivor_id: str) -> None:
         """Point the retired record to its survivor; it is kept, so that this can be undone."""

@@ -47,6 +47,11 @@ def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default="")
 
 
+def _message() -> ForeignKey:
+    # A message is written with its answer, after all that it caused: looked for at the commit.
+    return ForeignKey("message_log.id", deferrable=True, initially="DEFERRED")
+
+
 def _attributes() -> Column[object]:
     # What the objects themselves say at this level, as DICOM JSON (PS3.18 F.2): QIDO answers
     # from here and never opens a file.
@@ -97,7 +102,7 @@ patient_change = Table(
     Column("after", JSONB, nullable=False, server_default="{}"),
     Column("by", Text, nullable=False),
     Column("why", Text, nullable=False),
-    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    Column("message_id", BigInteger, _message()),
     _time("at", required=True),
     _time("undone_at"),
     _text("undone_by"),
@@ -263,7 +268,7 @@ appointment = Table(
     Column("sps_id", Text),
     Column("patient_id", Text, ForeignKey("patient.id")),
     *(_text(n) for n in ("order_placer", "order_filler", "location", "station", "sender")),
-    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    Column("message_id", BigInteger, _message()),
     _time("updated_at", required=True),
     Index("ix_appointment_unjoined", "order_placer", postgresql_where=text("order_id IS NULL")),
 )
@@ -502,7 +507,7 @@ external_result = Table(
     ),
     Column("critical", Boolean, nullable=False, server_default=text("false")),
     _time("observed_at"),
-    Column("message_id", BigInteger, ForeignKey("message_log.id"), nullable=False),
+    Column("message_id", BigInteger, _message(), nullable=False),
     Column("position", SmallInteger, nullable=False),
     _time("received_at", required=True),
     UniqueConstraint("message_id", "position"),

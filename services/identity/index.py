@@ -9,10 +9,9 @@ from hashlib import sha256
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select, text
-from sqlalchemy.dialects.postgresql import insert
 
 from models.patient import Identifier, Patient
-from services.database.tables import patient, patient_key, patient_trait
+from services.database.tables import patient, patient_trait
 from services.identity.keys import WORTH, asked, stored
 from services.identity.matching import Frequencies, Score, Traits, Verdict, compare, unambiguous
 from services.identity.normalise import Name
@@ -84,14 +83,6 @@ class PatientIndex:
             Candidate(patient_id=owners[id(before)], score=after)
             for before, after in zip(ranked, settled, strict=True)
         ]
-
-
-def file(connection: Connection, record: Patient, now: datetime) -> None:
-    """File a record under what it says now, beside what it said before."""
-    trait, keys = rows(record, now)
-    connection.execute(insert(patient_trait).values(trait).on_conflict_do_nothing())
-    if keys:
-        connection.execute(insert(patient_key).values(keys).on_conflict_do_nothing())
 
 
 def rows(record: Patient, now: datetime) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -112,7 +112,13 @@ def _merge(received: Received) -> Applied:
     if not retired:
         raise MissingField("MRG-1 has no identifier", location="MRG^1^1")
     for identifier in retired:
-        merge_patients(received.uow, survivor, identifier)
+        merge_patients(
+            received.uow,
+            survivor,
+            identifier,
+            by=message.sender,
+            message_id=received.message_id,
+        )
     return Applied()
 
 

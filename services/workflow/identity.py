@@ -165,7 +165,7 @@ def rekey(
         is_same = known.kind is ChangeKind.REKEY and known.undone_at is None
         if is_same and known.after == plain and known.before == _plain(old):
             return known
-    if uow.merges.is_retired(old):
+    if uow.patients.is_retired(old):
         raise UnknownKey("the identifier to replace retired before", location="MRG^1^1")
     if uow.merges.owner(new) is not None:
         raise DuplicateKey("the new identifier exists already", location="PID^1^3")
@@ -223,19 +223,16 @@ def unmerge(uow: UnitOfWork, merge_id: int, *, by: str, why: str) -> Merge:
 
 
 def refuse_retired(uow: UnitOfWork, identifiers: Iterable[Identifier]) -> None:
-    """Refuse a message that names its patient by a retired identifier (rule 4).
+    """Refuse a message that names its patient by nothing but retired identifiers (rule 4).
 
     Raises
     ------
     UnknownKey
         HL7 204; images under the same identifier are accepted and filed under the survivor.
     """
-    for identifier in identifiers:
-        if uow.merges.is_retired(identifier):
-            raise UnknownKey(
-                "PID-3 names an identifier that retired in a merge; send the survivor's",
-                location="PID^1^3",
-            )
+    known = [i for i in identifiers if uow.patients.find(i) is not None]
+    if known and all(uow.patients.is_retired(i) for i in known):
+        raise UnknownKey("PID-3 retired: send the survivor's identifier", location="PID^1^3")
 
 
 def _get(uow: UnitOfWork, change_id: int, *, lock: bool = False) -> Merge:

@@ -10,6 +10,7 @@ from models.patient import Identifier, Patient, PersonName
 from models.request import PatientRequest
 from models.study import new_id
 from services.database.store import UnitOfWork
+from services.workflow.identity import merge, refuse_retired
 from services.workflow.said import overlaid
 
 _SAID: Final = (*("name", "birth_date", "sex", "mother_name", "address", "language", "comments"),)
@@ -22,7 +23,10 @@ def take_patient(uow: UnitOfWork, request: PatientRequest) -> Patient:
     ------
     InvalidValue
         If its identifiers point to different patients: it is attached to neither.
+    UnknownKey
+        If one of them retired (STANDARDS §2.3, rule 4).
     """
+    refuse_retired(uow, request.identifiers)
     found = {uow.patients.find(i): i for i in request.identifiers}
     found.pop(None, None)
     if len(found) > 1:
@@ -40,23 +44,48 @@ def take_patient(uow: UnitOfWork, request: PatientRequest) -> Patient:
     return patient
 
 
-def merge_patients(uow: UnitOfWork, survivor: PatientRequest, retired: Identifier) -> Patient:
+def merge_patients(
+    uow: UnitOfWork,
+    survivor: PatientRequest,
+    retired: Identifier,
+    *,
+    by: str,
+    message_id: int | None = None,
+) -> Patient:
     """Retire the record of `retired` into the survivor (ADT^A40, STANDARDS §2.3).
 
     Raises
     ------
     DuplicateKey
-        If both are the same identifier.
+        If both are the same identifier, or merged the other way round.
+    UnknownKey
+        If one of them retired before.
     """
     if retired.key in {i.key for i in survivor.identifiers}:
         raise DuplicateKey("MRG-1 and PID-3 are the same identifier", location="MRG^1^1")
+    retired_id = uow.merges.owner(retired)
+    owners = {uow.merges.owner(i): uow.patients.find(i) for i in survivor.identifiers}
+    if retired_id is not None and retired_id in owners:
+        # Both identifiers are one record's already.
+        return take_patient(uow, survivor)
+    if retired_id is not None and retired_id in owners.values():
+        raise DuplicateKey(
+            "these records are merged the other way round; undo that first", location="PID^1^3"
+        )
+    known = next((owner for owner in owners if owner is not None), None)
+    before = None if known is None else uow.merges.columns(known)
     kept = take_patient(uow, survivor)
-    retired_id = uow.patients.find(retired)
-    if retired_id is None or retired_id == kept.id:
+    if retired_id is None:
         return kept
-    uow.patients.merge(retired_id, kept.id)
-    for study_id in uow.studies.hand_over(retired_id, kept.id):
-        uow.timeline.add(study_id, "patient.merged", "patient record merged into another")
+    merge(
+        uow,
+        kept.id,
+        retired_id,
+        by=by,
+        why="ADT^A40",
+        message_id=message_id,
+        survivor_before=before,
+    )
     return uow.patients.get(kept.id)
 
 

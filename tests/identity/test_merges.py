@@ -197,8 +197,9 @@ def test_a_message_may_not_use_a_retired_identifier(store: Store) -> None:
         change = merge(uow, kept, retired, **WHO)
     with store() as uow:
         refuse_retired(uow, [a])
+        refuse_retired(uow, [a, b])  # a sender that lists both means the survivor
         with pytest.raises(UnknownKey, match="retired"):
-            refuse_retired(uow, [a, b])
+            refuse_retired(uow, [b])
         assert uow.patients.find(b) == kept  # images under it are the survivor's
         unmerge(uow, change.id, by="chief", why="wrong")
         refuse_retired(uow, [b])

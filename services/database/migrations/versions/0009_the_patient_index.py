@@ -13,7 +13,29 @@ def _text(name: str) -> sa.Column:
     return sa.Column(name, sa.Text(), server_default="", nullable=False)
 
 
+# A message is written with its answer, after all that it caused.
+CAUSED = ("patient_change", "appointment", "external_result")
+
+
+def _refer(*, deferred: bool) -> None:
+    for table in CAUSED:
+        name = f"fk_{table}_message_id"
+        if table != "patient_change":
+            name += "_message_log"
+        op.drop_constraint(op.f(name), table, type_="foreignkey")
+        op.create_foreign_key(
+            op.f(name),
+            table,
+            "message_log",
+            ["message_id"],
+            ["id"],
+            deferrable=deferred,
+            initially="DEFERRED" if deferred else None,
+        )
+
+
 def upgrade() -> None:
+    _refer(deferred=True)
     op.create_table(
         "patient_trait",
         sa.Column("patient_id", sa.Text(), nullable=False),
@@ -42,5 +64,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _refer(deferred=False)
     op.drop_table("patient_key")
     op.drop_table("patient_trait")
