@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 
+from models.errors import MissingField
 from services.database.store import Store
+from services.hl7.acknowledgement import Outcome, answer
 from services.hl7.er7 import Message, parse
 from services.hl7.mllp import frame
 from services.settings import Settings
@@ -42,6 +45,30 @@ def given(store: Store, settings: Settings, raw: bytes) -> list[Message]:
 
 def codes(answers: Sequence[Message]) -> list[str]:
     return [msa.get(1) for answer in answers if (msa := answer.first("MSA"))]
+
+
+# What an answer is, byte for byte.
+AT = datetime(2026, 3, 1, 9, 30, 5, tzinfo=UTC)
+MISSING = MissingField("PID-3 has no identifier", location="PID^1^3")
+IN_2_5_1 = (
+    b"MSH|^~\\&|ENGINE|RAD|EMR|HOSP"  # MSH-3 to -6: theirs, turned round
+    b"|20260301093005+0000||ACK^A04^ACK|A7"  # MSH-7, -9, -10: 7 is its number in the log
+    b"|P|2.5.1\r"  # MSH-11 and -12: theirs
+    b"MSA|AE|W\r"  # MSA-1, and MSA-2: their MSH-10
+    b"ERR||PID^1^3|101^Required field missing^HL70357|E"  # ERR-2 where, -3 what, -4 severity
+    b"||||PID-3 has no identifier\r"  # ERR-8, for people
+)
+IN_2_3_1 = (
+    b"MSH|^~\\&|ENGINE|RAD|EMR|HOSP|20260301093005+0000||ACK^A04^ACK|A7|P|2.3.1\r"
+    b"MSA|AE|W|PID-3 has no identifier\r"  # MSA-3, for ERR-8 is not there yet
+    b"ERR|PID^1^3^101&Required field missing&HL70357\r"  # ERR-1: segment, number, field, code
+)
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.5.1", IN_2_5_1), ("2.3.1", IN_2_3_1)])
+def test_an_answer_byte_for_byte(version: str, expected: bytes) -> None:
+    message = parse(enhanced(WRONG, "", "", msh12=version))
+    assert answer(message, Outcome(number=7, at=AT, error=MISSING)) == ([expected], "AE")
 
 
 TABLE = [

@@ -198,6 +198,54 @@ def test_a_stop_finishes_the_message_in_hand() -> None:
         socket.create_connection(("127.0.0.1", listener.port)).close()
 
 
+def test_a_message_without_its_trailer_is_answered_when_it_comes_whole(
+    port: int, store: Store
+) -> None:
+    half = b"PID|no header, no trailer"
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.sendall(b"\x0b" + half)
+
+    def kept() -> bool:
+        with store() as uow:
+            return uow.connection.exec_driver_sql("SELECT 1 FROM message_log").first() is not None
+
+    wait_for(kept)
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.sendall(frame(half) * 2)
+        first, second = received(peer, 2)
+    assert read_reply(first).code == "AR"
+    assert first == second
+    with store() as uow:
+        assert (uow.messages.get(1).raw, uow.messages.get(1).state) == (half, "refused")
+
+
+def test_the_same_message_on_many_connections_at_once_has_one_effect_and_one_answer(
+    port: int, store: Store
+) -> None:
+    gate = threading.Barrier(8)
+    answers: list[bytes] = []
+
+    def one() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as peer:
+            gate.wait(20)
+            peer.sendall(frame(orm()))
+            answers.extend(received(peer, 1))
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 8
+    assert {read_reply(a).code for a in answers} == {"AA"}
+    assert len(set(answers)) == 1
+    with store() as uow:
+        study = uow.studies.find("1.2.3.4.5.6.7")
+        assert study is not None
+        assert len(uow.messages.inbound_of(study.id)) == 1
+        assert [e.kind for e in uow.timeline.of_study(study.id)] == ["order.placed"]
+
+
 def test_many_senders_at_once_are_all_served_in_their_own_order(serving: Serve) -> None:
     port = serving()
     seen: list[list[str]] = []
