@@ -18,6 +18,7 @@ The tree; the first word in brackets is the stable code::
     └── OurError                       we erred: the peer may send the same again later
         ├── OutOfResources   [out-of-resources] disk, database or time exhausted
         ├── Unavailable      [unavailable]      a part we need is down
+        │   └── KeyMissing   [key.missing]      the key of something sealed is not here
         ├── DamagedCopy      [damaged-copy]     a copy does not read back as its original
         ├── ProfileError     [profile]          an interface profile is wrong: correct the file
         └── ModelError       [model]            a triage model cannot be run: fix the installation
@@ -143,6 +144,12 @@ class Unavailable(OurError):
     """A part that is needed does not answer."""
 
     code = "unavailable"
+
+
+class KeyMissing(Unavailable):
+    """The key that something was sealed with is not here, or its file cannot be used."""
+
+    code = "key.missing"
 
 
 class DamagedCopy(OurError):

@@ -55,6 +55,18 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="A PostgreSQL of the hospital's own; empty for the embedded one."
     )
+    key_dir: Path | None = Field(
+        None, description="Directory of the message store's key file; below the home by default."
+    )
+    message_days: int = Field(
+        365, ge=1, description="Days that stored messages are kept, rounded up to a whole month."
+    )
+    repeat_days: int = Field(
+        90, ge=1, description="Days within which a message sent again is known for a repetition."
+    )
+    lane_failures: int = Field(
+        3, ge=1, description="Messages in a row that fail before their lane counts as broken."
+    )
     prefect_database_url: str | None = Field(
         None, description="Prefect's database on that cluster (postgresql+asyncpg://…)."
     )
@@ -137,6 +149,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "home",
+        "key_dir",
         "warm_path",
         "profiles_dir",
         "hl7_tls_certificate",
@@ -199,6 +212,11 @@ class Settings(BaseSettings):
     def last_good_profiles(self) -> Path:
         """File of the interface profiles as they were when all of them were right."""
         return self.home / "profiles.last-good.json"
+
+    @property
+    def key_root(self) -> Path:
+        """Directory of the key file."""
+        return self.key_dir or self.home / "keys"
 
     @property
     def hot_root(self) -> Path:

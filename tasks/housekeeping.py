@@ -13,6 +13,7 @@ from services import relay
 from services.database.tables import kpi, report
 from services.database.tables import study as table
 from services.workflow.reconcile import find_open, reissue
+from services.workflow.retention import tend_messages
 from tasks.parts import parts
 from tasks.stages import PATIENT
 from tasks.sweeper import sweep
@@ -31,6 +32,13 @@ async def restart_stuck() -> int:
         states = await relay.run_states(client, [s.run_id for s in stages if s.run_id])
     types = {run_id: state.type for run_id, state in states.items()}
     return await asyncio.to_thread(reissue, p.store, stages, types)
+
+
+@task(name="keep the message store in bounds", **PATIENT)
+async def tend_message_store() -> None:
+    """Make the coming months' parts of the message log and drop those whose time is over."""
+    p = parts()
+    await asyncio.to_thread(tend_messages, p.store, p.settings)
 
 
 @task(name="write key figures", **PATIENT)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from services.database.tables import delivery, report
+from services.database.tables import delivery, message_log, report
 
 SETTLED = ("accepted", "rejected", "superseded")
 """States after which a delivery is never sent again by itself."""
@@ -60,6 +60,20 @@ class Deliveries:
             update(delivery)
             .where(delivery.c.report_id == report_id, delivery.c.destination == destination)
             .values(**values)
+        )
+
+    def undelivered(self) -> list[Row[Any]]:
+        """Return the deliveries that were tried and are not settled, with their message's type."""
+        return list(
+            self._connection.execute(
+                select(
+                    delivery,
+                    message_log.c.type,
+                    message_log.c.received_at.label("first_at"),
+                )
+                .join(message_log, message_log.c.id == delivery.c.message_id)
+                .where(delivery.c.state.not_in(SETTLED), delivery.c.attempts > 0)
+            )
         )
 
     def of_study(self, study_id: str) -> list[Row[Any]]:

@@ -18,12 +18,14 @@ from services.database.messages import Messages
 from services.database.notices import Notices
 from services.database.orders import Orders
 from services.database.outbox import Outbox
+from services.database.partitions import Partitions
 from services.database.patients import Patients
 from services.database.peers import Peers
 from services.database.reports import Reports
 from services.database.sequences import Sequences
 from services.database.studies import Studies
 from services.database.timeline import Timeline
+from services.security.keys import Keyring
 from services.settings import Settings
 
 
@@ -40,10 +42,18 @@ class UnitOfWork:
     """
 
     def __init__(
-        self, engine: Engine, clock: Callable[[], datetime], *, tells_placer: bool = False
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        *,
+        keys: Keyring,
+        partitions: Partitions,
+        tells_placer: bool = False,
     ) -> None:
         self._engine = engine
         self.clock = clock
+        self._keys = keys
+        self._partitions = partitions
         self._tells_placer = tells_placer
 
     def __enter__(self) -> Self:
@@ -58,7 +68,9 @@ class UnitOfWork:
         self.studies = Studies(self.connection, self.now, self.direct, on_status=self.notices.tell)
         self.holdings = Holdings(self.connection, self.now)
         self.peers = Peers(self.connection, self.now)
-        self.messages = Messages(self.connection, self.now, self.direct)
+        self.messages = Messages(
+            self.connection, self.now, self.direct, self._keys, self._partitions
+        )
         self.outbox = Outbox(self.connection, self.now, self.direct)
         self.timeline = Timeline(self.now, self.direct)
         self.sequences = Sequences(self.connection)
@@ -93,7 +105,8 @@ class Store:
     Parameters
     ----------
     settings : Settings
-        Say where the database is, and whether placers are told of their orders' status.
+        Say where the database is, where the keys of what is sealed in it are, and whether placers
+        are told of their orders' status.
     pool_size : int
         Connections kept open; one per thread that commits at once is enough.
     clock : callable, optional
@@ -116,12 +129,20 @@ class Store:
         )
         watch(self.engine)
         self.clock = clock
+        self.keys = Keyring(settings.key_root)
+        self.partitions = Partitions()
         self.tells_placer = settings.status_destination is not None
         event.listen(self.engine, "connect", _durable)
 
     def __call__(self) -> UnitOfWork:
         """Return a new unit of work."""
-        return UnitOfWork(self.engine, self.clock, tells_placer=self.tells_placer)
+        return UnitOfWork(
+            self.engine,
+            self.clock,
+            keys=self.keys,
+            partitions=self.partitions,
+            tells_placer=self.tells_placer,
+        )
 
     def check(self) -> None:
         """Raise `Unavailable` unless the database answers and carries our tables."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -45,11 +45,6 @@ def _time(name: str, *, required: bool = False) -> Column[datetime]:
 
 def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default="")
-
-
-def _message() -> ForeignKey:
-    # A message is written with its answer, after all that it caused: looked for at the commit.
-    return ForeignKey("message_log.id", deferrable=True, initially="DEFERRED")
 
 
 def _attributes() -> Column[object]:
@@ -102,7 +97,8 @@ patient_change = Table(
     Column("after", JSONB, nullable=False, server_default="{}"),
     Column("by", Text, nullable=False),
     Column("why", Text, nullable=False),
-    Column("message_id", BigInteger, _message()),
+    # Not a foreign key: the message goes when its month is over.
+    Column("message_id", BigInteger),
     _time("at", required=True),
     _time("undone_at"),
     _text("undone_by"),
@@ -268,7 +264,8 @@ appointment = Table(
     Column("sps_id", Text),
     Column("patient_id", Text, ForeignKey("patient.id")),
     *(_text(n) for n in ("order_placer", "order_filler", "location", "station", "sender")),
-    Column("message_id", BigInteger, _message()),
+    # Not a foreign key: the message goes when its month is over.
+    Column("message_id", BigInteger),
     _time("updated_at", required=True),
     Index("ix_appointment_unjoined", "order_placer", postgresql_where=text("order_id IS NULL")),
 )
@@ -387,33 +384,75 @@ commitment = Table(
     _time("answered_at"),
 )
 
+message_number = Sequence("message_number", metadata=metadata)
+
 message_log = Table(
     "message_log",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
+    # Given before the row is written: what a message changes refers to it.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    # Each month is a part of its own, which is dropped whole when its time is over.
+    Column("received_at", DateTime(timezone=True), primary_key=True),
     Column("direction", Text, nullable=False),
     Column("protocol", Text, nullable=False),
     Column("peer", Text, nullable=False),
     _text("sender"),
     _text("control_id"),
     _text("type"),
-    Column("digest", Text, nullable=False),
-    Column("raw", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
+    # What raw and ack were sealed with; NULL marks a row from before messages were sealed.
+    Column("key_id", Text),
+    Column("raw", LargeBinary, nullable=False),
     Column("ack", LargeBinary),
     Column("ack_code", Text),
     Column("error", Text),
-    Column("study_id", Text, ForeignKey("study.id"), index=True),
-    _time("at", required=True),
-    # The same bytes under the same control id are one message: its first answer is repeated.
+    Column("study_id", Text),
+    Column("attempt_of", BigInteger),
+    # Keyed hashes of the patient's and the order's numbers.
+    Column("blind_index", ARRAY(LargeBinary), nullable=False, server_default="{}"),
+    Index("ix_message_log_control_id", "control_id"),
+    Index("ix_message_log_study_id", "study_id", postgresql_where=text("study_id IS NOT NULL")),
     Index(
-        "uq_message_log_inbound",
-        "sender",
-        "control_id",
-        "digest",
-        unique=True,
-        postgresql_where=text("direction = 'in'"),
+        "ix_message_log_attempt_of", "attempt_of", postgresql_where=text("attempt_of IS NOT NULL")
     ),
+    Index("ix_message_log_received_at", "received_at", postgresql_using="brin"),
+    Index(
+        "ix_message_log_blind_index",
+        "blind_index",
+        postgresql_using="gin",
+        # Collected entries would be written out in the middle of some message, for 30 ms.
+        postgresql_with={"fastupdate": "off"},
+    ),
+    Index(
+        "ix_message_log_bad",
+        "id",
+        postgresql_where=text("state IN ('refused', 'failed', 'fragment', 'rejected')"),
+    ),
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+message_key = Table(
+    "message_key",
+    metadata,
+    # The same bytes are one message: its first answer is repeated. Not in the log, where a unique
+    # index would have to contain the time.
+    Column("digest", LargeBinary, primary_key=True),
+    Column("message_id", BigInteger, nullable=False),
+    _time("received_at", required=True),
+    Index("ix_message_key_received_at", "received_at", postgresql_using="brin"),
+)
+
+lane = Table(
+    "lane",
+    metadata,
+    # ``in`` with a sender (MSH-3|MSH-4), or ``out`` with a destination.
+    Column("direction", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("broken", Boolean, nullable=False),
+    _time("since", required=True),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    # Up to which message an inbound lane has been judged.
+    Column("looked_at_id", BigInteger, nullable=False, server_default="0"),
 )
 
 hl7_sequence = Table(
@@ -507,7 +546,8 @@ external_result = Table(
     ),
     Column("critical", Boolean, nullable=False, server_default=text("false")),
     _time("observed_at"),
-    Column("message_id", BigInteger, _message(), nullable=False),
+    # Not a foreign key: the message goes when its month is over.
+    Column("message_id", BigInteger, nullable=False),
     Column("position", SmallInteger, nullable=False),
     _time("received_at", required=True),
     UniqueConstraint("message_id", "position"),
@@ -521,11 +561,13 @@ delivery = Table(
     Column("control_id", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    # Not a foreign key: the message goes when its month is over.
+    Column("message_id", BigInteger),
     Column("ack_code", Text),
     Column("error", Text),
     _time("sent_at"),
     _time("accepted_at"),
+    Index("ix_delivery_destination_sent_at", "destination", "sent_at"),
 )
 
 # What the placer of an order is told: one row a change of status, in the order of the changes.
@@ -545,7 +587,8 @@ status_notice = Table(
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("control_id", Text),
-    Column("message_id", BigInteger, ForeignKey("message_log.id")),
+    # Not a foreign key: the message goes when its month is over.
+    Column("message_id", BigInteger),
     Column("ack_code", Text),
     Column("error", Text),
     _time("sent_at"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
 from models.errors import Unavailable
 from services.database.store import Store
 from services.hl7.listener import MllpListener
@@ -12,6 +15,8 @@ from services.hl7.tls import listener_context
 from services.journal import configure
 from services.settings import Settings
 from services.workflow.messages import keep_fragment, receive_message
+
+log = structlog.get_logger()
 
 
 def serve(settings: Settings, store: Store) -> MllpListener:
@@ -24,6 +29,8 @@ def serve(settings: Settings, store: Store) -> MllpListener:
         cannot be used.
     ProfileError
         If an interface profile is wrong and was never right.
+    KeyMissing
+        If the key of the messages that are stored is not here.
     """
     tls = listener_context(settings)
     if tls is None and not (settings.is_loopback or settings.allow_cleartext):
@@ -33,6 +40,12 @@ def serve(settings: Settings, store: Store) -> MllpListener:
         )
 
     profiles = Profiles(settings.profile_root, good=settings.last_good_profiles)
+    try:
+        with store() as uow:
+            uow.messages.prepare()
+    except SQLAlchemyError as error:
+        # Each message looks after itself; until the database is back, none is answered.
+        log.warning("hl7.store_away", kind=type(error).__name__)
 
     def receive(message: bytes, peer: str) -> list[bytes]:
         answered = receive_message(store, message, peer=peer, settings=settings, profiles=profiles)

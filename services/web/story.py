@@ -91,7 +91,7 @@ def story(uow: UnitOfWork, key: str) -> dict[str, Any]:
             {**_without(notice, "id", "study_id"), "ack": _answer(uow, notice.message_id)}
             for notice in uow.notices.of_study(study.id)
         ],
-        "messages": [_without(m, "study_id", "digest") for m in uow.messages.of_study(study.id)],
+        "messages": [_without(m, "study_id") for m in uow.messages.of_study(study.id)],
         "timeline": [_without(e, "study_id") for e in uow.timeline.of_study(study.id)],
         "desk": [_without(d, "study_id") for d in uow.studies.desk(study.id)],
         "stages": [_without(s, "subject") for s in uow.outbox.of_study(study.id)],
@@ -224,7 +224,8 @@ def _deliveries(uow: UnitOfWork, study_id: str) -> list[dict[str, Any]]:
 
 def _answer(uow: UnitOfWork, message_id: int | None) -> str | None:
     """Return what the peer answered, word for word: the proof that an operator asks for."""
-    answer: bytes | None = None if message_id is None else uow.messages.get(message_id).ack
+    kept = None if message_id is None else uow.messages.find(message_id)
+    answer = None if kept is None else kept.ack
     if answer is None:
         return None
     return answer[:_ANSWER_BYTES].decode("utf-8", "replace").strip("\x0b\x1c\r\n")

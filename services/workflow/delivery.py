@@ -11,6 +11,8 @@ from models.lifecycle import ReportStatus, StudyEvent
 from models.report import Report
 from services.database.deliveries import SETTLED
 from services.database.store import Store, UnitOfWork
+from services.hl7.er7 import parse
+from services.hl7.references import references
 from services.hl7.results import build_oru
 from services.hl7.sender import send
 from services.settings import Settings
@@ -63,9 +65,9 @@ def plan_deliveries(
                     sender="SPINECHO|RAD",
                     control_id=control_id,
                     type="ORU^R01",
-                    digest=sha256(raw).hexdigest(),
                     state="planned",
                     study_id=study_id,
+                    references=references(parse(raw)),
                 )
                 uow.deliveries.change(report.id, destination, message_id=message_id)
     return list(settings.destinations)
@@ -112,7 +114,7 @@ def deliver(
         else:
             accepted, refused = reply.accepted, reply.code in {"AR", "CR"}
             state = "accepted" if accepted else "rejected" if refused else "planned"
-            changes = {"state": state, "ack_code": reply.code, "error": reply.text or None}
+            changes = {"state": state, "ack_code": reply.code, "error": None}
             uow.messages.answer(message.id, state=state, ack=raw, ack_code=reply.code)
             if accepted:
                 changes["accepted_at"] = uow.now

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -23,6 +23,7 @@ from services.hl7.acknowledgement import (
     split_answers,
 )
 from services.hl7.er7 import Message, parse
+from services.hl7.references import ACCESSION, references
 from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.dispatch import Applied, Received, apply
@@ -58,6 +59,7 @@ def receive_message(
     peer: str,
     settings: Settings,
     profiles: Rewriting | None = None,
+    attempt_of: int | None = None,
 ) -> Answered:
     """Record and apply one message; whatever it is, its bytes are kept.
 
@@ -75,6 +77,8 @@ def receive_message(
     settings : Settings
     profiles : Rewriting, optional
         Knows how each sender writes; without it every message is read as IHE has it.
+    attempt_of : int, optional
+        The recorded message whose bytes these are: they are applied although they came before.
 
     Raises
     ------
@@ -85,13 +89,13 @@ def receive_message(
         # Somebody else was faster with the same patient, order or message: look again.
         with suppress(IntegrityError):
             try:
-                return _receive(store, raw, peer, settings, profiles)
+                return _receive(store, raw, peer, settings, profiles, attempt_of)
             except DBAPIError as error:
                 if not _is_of_the_message(error):
                     raise
                 # Writes go out with the COMMIT. Sent at once, it shows which of them is at fault.
-                return _receive(store, raw, peer, settings, profiles, at_once=True)
-    return _receive(store, raw, peer, settings, profiles)
+                return _receive(store, raw, peer, settings, profiles, attempt_of, at_once=True)
+    return _receive(store, raw, peer, settings, profiles, attempt_of)
 
 
 def _receive(
@@ -100,10 +104,10 @@ def _receive(
     peer: str,
     settings: Settings,
     profiles: Rewriting | None,
+    attempt_of: int | None,
     *,
     at_once: bool = False,
 ) -> Answered:
-    digest = sha256(raw).hexdigest()
     message, unreadable = _read(raw, settings.max_message_bytes)
     sender, control_id, kind = (
         _storable(text)
@@ -112,40 +116,32 @@ def _receive(
     if message is not None and message.warnings:
         log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
     with store() as uow:
-        messages = uow.messages
-        uow.direct.foresee(*messages.finding(sender, control_id, digest))
-        known = messages.find_inbound(sender, control_id, digest)
-        # What came once without its trailer is answered when it comes whole.
-        if known is not None and known.state not in {"failed", "fragment"}:
+        attempt = uow.messages.begin(raw, attempt_of=attempt_of)
+        if (known := attempt.repeats) is not None:
             return Answered(
                 message_id=known.id,
                 code=known.ack_code or "none",
                 acknowledgement=known.ack,
                 repeated=True,
             )
-        message_id = messages.number() if known is None else known.id
-
-        def record(**outcome: Any) -> None:
-            if known is not None:
-                messages.answer(message_id, **outcome)
-                return
-            messages.add(
-                message_id,
-                direction="in",
-                protocol="hl7",
-                peer=peer,
-                raw=raw,
-                sender=sender,
-                control_id=control_id,
-                type=kind,
-                digest=digest,
-                **outcome,
-            )
-
+        message_id = attempt.id
+        # Written once, when everything is known of it.
+        record = partial(
+            uow.messages.add,
+            attempt=attempt,
+            direction="in",
+            protocol="hl7",
+            peer=peer,
+            raw=raw,
+            sender=sender,
+            control_id=control_id,
+            type=kind,
+        )
         if message is not None and is_acknowledgement(message):
-            record(state="noted")
+            record(state="noted", references=references(message))
             return Answered(message_id=message_id, code="none", acknowledgement=None)
         applied, failure, turn = Applied(), unreadable, Turn()
+        read = [] if message is None else [message]
         if message is not None and failure is None:
             turn = turn_of(uow, message, sender) if settings.hl7_sequence_numbers else turn
             failure = turn.error
@@ -153,7 +149,7 @@ def _receive(
                 received = Received(
                     uow=uow, message=message, message_id=message_id, settings=settings
                 )
-                applied, failure = _attempt(received, raw, profiles, at_once)
+                applied, failure = _attempt(received, raw, profiles, read, at_once=at_once)
         # Where we failed, the same number comes again.
         ours = isinstance(failure, OurError)
         expected = turn.expected if ours else take(uow, turn, sender)
@@ -165,8 +161,12 @@ def _receive(
         if settings.order_reply == "order" and message is not None:
             answers = with_orders(uow, message, answers, applied.study)
         kept = b"".join(answers) or None
+        found_by = references(*read)
+        if applied.study is not None and applied.study.accession:
+            found_by.append((ACCESSION, applied.study.accession))
         record(
             state=state,
+            references=found_by,
             ack=kept,
             ack_code=code,
             error=None
@@ -179,14 +179,23 @@ def _receive(
 
 
 def _attempt(
-    received: Received, raw: bytes, profiles: Rewriting | None, at_once: bool
+    received: Received,
+    raw: bytes,
+    profiles: Rewriting | None,
+    read: list[Message],
+    *,
+    at_once: bool,
 ) -> tuple[Applied, SpinechoError | None]:
-    """Apply a message so that it stays recorded when what it asks for is taken back."""
+    """Apply a message so that it stays recorded when what it asks for is taken back.
+
+    As its sender's profile has it, it is added to `read`.
+    """
     uow, message = received.uow, received.message
     try:
         with uow.direct.attempt():
             _admit(message, received.settings)
             with _standard(uow, message, raw, profiles) as asked:
+                read.append(asked)
                 applied = apply(replace(received, message=asked))
             if at_once:
                 uow.direct.flush()
@@ -254,7 +263,6 @@ def keep_fragment(store: Store, raw: bytes, *, peer: str, reason: str) -> None:
             protocol="hl7",
             peer=peer,
             raw=raw,
-            digest=sha256(raw).hexdigest(),
             state="fragment",
             error=reason,
         )

@@ -19,7 +19,7 @@ from services.database.direct import Direct
 from services.database.orders import Orders
 from services.database.patients import Patients
 from services.database.store import Store, UnitOfWork
-from services.database.tables import imaging_order, message_log, metadata
+from services.database.tables import imaging_order, message_key, message_log, metadata
 from services.dicom.worklist import worklist_item
 from services.hl7.er7 import parse
 from services.hl7.standardising import Rewriting, Standard
@@ -146,6 +146,7 @@ class _Stage(Store):
         self._real = real
         self.keep = keep
         self.engine, self.clock = real.engine, real.clock
+        self.keys, self.partitions = real.keys, real.partitions
         self.changes: list[Change] = []
         self.log: Row[Any] | None = None
 
@@ -201,7 +202,7 @@ class _Rehearsal:
             table.name: list(after.execute(_written(table)))
             for table in (metadata.tables.get(str(name)) for name in sorted(touched.scalars()))
             # That the message itself is kept is no news.
-            if table is not None and table is not message_log
+            if table not in (None, message_log, message_key)
         }
         self._stage.log = after.execute(
             select(message_log.c.id, message_log.c.state, message_log.c.error)

@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import select
-
+from services.database.messages import Wanted
 from services.database.store import Store
-from services.database.tables import message_log
 from services.hl7.standardising import Rewriting
 from services.settings import Settings
 from services.workflow.rehearsal import Rehearsed, rehearse
@@ -114,19 +112,14 @@ def recorded(
     limit : int
         The newest of them only.
     """
-    log = message_log.c
-    query = select(log.id, log.at, log.sender, log.type, log.raw).where(
-        log.direction == "in", log.protocol == "hl7", log.state != "fragment", log.at >= since
-    )
-    if until is not None:
-        query = query.where(log.at < until)
-    if sender is not None:
-        query = query.where(
-            log.sender == sender if "|" in sender else log.sender.startswith(f"{sender}|")
-        )
+    wanted = Wanted(direction="in", sender=sender, since=since, until=until, protocol="hl7")
     with store() as uow:
-        rows = uow.connection.execute(query.order_by(log.id.desc()).limit(limit)).all()
-    return [Recorded(**row._mapping) for row in reversed(rows)]
+        found = uow.messages.opened(wanted, limit=limit)
+    return [
+        Recorded(id=m.id, at=m.received_at, sender=m.sender, type=m.type, raw=m.raw)
+        for m in reversed(found)
+        if m.state != "fragment"
+    ]
 
 
 def replay(

@@ -12,7 +12,9 @@ from models.events import Topic
 from models.order_status import OrderStatus
 from models.priority import Priority
 from services.database.store import Store, UnitOfWork
+from services.hl7.er7 import parse
 from services.hl7.notices import build_notice
+from services.hl7.references import references
 from services.hl7.sender import Link
 from services.settings import Settings
 
@@ -100,9 +102,9 @@ def _write(uow: UnitOfWork, settings: Settings, notice: Row[Any]) -> None:
         sender="SPINECHO|RAD",
         control_id=control_id,
         type=settings.status_message,
-        digest=sha256(raw).hexdigest(),
         state="planned",
         study_id=study.id,
+        references=references(parse(raw)),
     )
     uow.notices.change(notice.id, control_id=control_id, message_id=message_id)
 

@@ -49,4 +49,5 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
 def installed(terminal: Terminal, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """A terminal whose installation has the test's store."""
     monkeypatch.setenv("SPINECHO_DATABASE_URL", str(settings.database_url))
+    monkeypatch.setenv("SPINECHO_KEY_DIR", str(settings.key_root))
     return terminal

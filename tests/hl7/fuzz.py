@@ -26,12 +26,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import psutil
-from sqlalchemy import func, select
 
 from deployments.installation import free_port
 from services.database import cluster
+from services.database.messages import Wanted
 from services.database.store import Store
-from services.database.tables import message_log
 from services.settings import Settings
 from tests.hl7.orders import adt, omi, orm
 
@@ -270,27 +269,22 @@ class Fuzzer:
 
     def settle(self, store: Store) -> None:
         """Compare what was sent and answered with what the store has."""
-        log = message_log.c
-        # The database's own reckoning of what it holds, not the digest that we gave it.
-        held = func.encode(func.sha256(log.raw), "hex").label("held")
         with store() as uow:
-            rows = uow.connection.execute(
-                select(log.digest, held, log.state, log.ack, log.ack_code)
-            ).all()
+            rows = uow.messages.opened(Wanted())
         figures = self.figures
-        whole = {row.digest: row for row in rows if row.state != "fragment"}
+        # Reckoned from what is held, as it opens.
+        whole = {sha256(row.raw).hexdigest(): row for row in rows if row.state != "fragment"}
         for row in rows:
             figures.states[row.state] += 1
             figures.codes[row.ack_code or "-"] += 1
-            assert row.held == row.digest, "what is kept is not what was sent"
         wanted = {digest for sent in self.sent for digest in sent.digests}
         figures.distinct, figures.kept = len(wanted), len(whole)
         assert wanted == set(whole), f"{len(wanted)} frames sent, {len(whole)} kept"
-        unfinished = {row.digest for row in rows if row.state == "fragment"}
+        unfinished = {sha256(row.raw).hexdigest() for row in rows if row.state == "fragment"}
         figures.fragments = len(unfinished & self.fragments)
         assert self.fragments <= unfinished, "an unfinished frame is not kept"
         for sent in self.sent:
-            expected = b"".join(bytes(whole[digest].ack or b"") for digest in sent.digests)
+            expected = b"".join(whole[digest].ack or b"" for digest in sent.digests)
             assert sent.answer.replace(b"\x0b", b"").replace(b"\x1c\r", b"") == expected, (
                 "what was answered is not what the store has as its answer"
             )

@@ -16,8 +16,9 @@ import pytest
 from sqlalchemy import text
 
 from models.errors import SpinechoError
+from services.database.messages import Wanted
 from services.database.store import Store
-from services.database.tables import message_log, metadata
+from services.database.tables import metadata
 from services.hl7.er7 import parse
 from services.hl7.mllp import frame
 from tests.conftest import CORPORA
@@ -67,9 +68,8 @@ def ask(store: Store, port: int, file: Path) -> Given:
             assert more, f"{file.name}: the connection did not survive"
             replies += more
     with store() as uow:
-        kept = uow.connection.execute(message_log.select().order_by(message_log.c.id)).first()
-    assert kept is not None
-    assert bytes(kept.raw) == raw, f"{file.name}: what is kept is not what was sent"
+        kept = uow.messages.opened(Wanted())[-1]
+    assert kept.raw == raw, f"{file.name}: what is kept is not what was sent"
     codes, error, location = [], "", ""
     for reply in map(parse, replies[:-1]):
         msa, err = reply.first("MSA"), reply.first("ERR")

@@ -9,6 +9,7 @@ from hl7.client import MLLPClient
 from models.errors import Unavailable
 from models.lifecycle import StudyState
 from models.priority import Priority
+from services.database.messages import Wanted
 from services.database.store import Store
 from services.hl7.acknowledgement import read_reply
 from services.hl7.er7 import parse
@@ -164,13 +165,13 @@ def test_a_truncated_frame_is_kept_and_the_listener_lives(port: int, store: Stor
     assert read_reply(answer).code == "AA"
     for _ in range(100):
         with store() as uow:
-            rows = uow.connection.exec_driver_sql(
-                "SELECT raw FROM message_log WHERE state = 'fragment'"
-            ).all()
+            rows = uow.messages.search(Wanted(states=["fragment"]))
         if len(rows) == 2:
             break
         threading.Event().wait(0.05)
-    assert {bytes(row.raw) for row in rows} == {orm()[:100], b"GET / HTTP/1.1\r\n\r\n"}
+    with store() as uow:
+        kept = {uow.messages.get(row.id).raw for row in rows}
+    assert kept == {orm()[:100], b"GET / HTTP/1.1\r\n\r\n"}
 
 
 def test_an_acknowledgement_is_never_acknowledged(port: int) -> None:

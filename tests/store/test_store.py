@@ -13,7 +13,12 @@ from services.database.tables import metadata
 
 def test_migrations_build_exactly_the_tables_that_the_code_declares(store: Store) -> None:
     with store.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(
+            # The monthly parts of the log are made as time goes by.
+            connection,
+            opts={"include_name": lambda name, *_: not str(name).startswith("message_log_")},
+        )
+        assert compare_metadata(context, metadata) == []
 
 
 def test_an_exception_rolls_back_change_and_announcement_together(store: Store) -> None:

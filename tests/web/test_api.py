@@ -141,7 +141,7 @@ def test_a_study_tells_its_whole_story(
     ack = b"MSH|^~\\&|EMR|HOSP|ENGINE|RAD|20260301||ACK|1|P|2.5.1\rMSA|AA|C1\r"
     with store() as uow:
         message = uow.messages.add(
-            direction="out", protocol="hl7", peer="emr", raw=b"MSH", digest="d", state="accepted"
+            direction="out", protocol="hl7", peer="emr", raw=b"MSH", state="accepted"
         )
         uow.messages.answer(message, ack=ack, ack_code="AA")
         uow.deliveries.plan(report["report_id"], "emr", "C1")
@@ -292,7 +292,7 @@ def test_the_story_has_what_the_placer_was_told_and_answered(
             uow.notices.tell(study.id, STATUS[StudyState.SCHEDULED])
             (notice,) = uow.notices.of_study(study.id)
             message = uow.messages.add(
-                direction="out", protocol="hl7", peer="p", raw=b"MSH", digest="d", state="refused"
+                direction="out", protocol="hl7", peer="p", raw=b"MSH", state="refused"
             )
             uow.messages.answer(message, ack=b"MSH|^~\\&\rMSA|AR|C1|<b>locked</b>\r", ack_code="AR")
             uow.notices.change(

@@ -258,6 +258,7 @@ def test_killed_between_sending_and_commit_the_same_message_comes_again(
         ],
         env={
             **os.environ,
+            "SPINECHO_HOME": str(configured.home),
             "SPINECHO_DATABASE_URL": configured.store_url,
             "SPINECHO_STATUS_DESTINATION": placer.url,
             "PYTHONPATH": str(Path(__file__).parents[2]),

@@ -1,0 +1,1 @@
+"""Keys and what is sealed with them. No table, no message and no rule about either lives here."""
