@@ -245,6 +245,9 @@ def _changes(table: Table, rows: Sequence[Row[Any]], before: Connection) -> Iter
             and old.get(name) != after[name]
             and not (was is None and after[name] in ("", None))
         }
+        if "details" in fields:
+            # One column of many values: each is named like a column of its own.
+            fields |= _opened(*fields.pop("details"))
         if fields:
             yield Change(
                 what=what,
@@ -252,6 +255,26 @@ def _changes(table: Table, rows: Sequence[Row[Any]], before: Connection) -> Iter
                 name=" ".join(str(after[n]) for n in names or keys),
                 fields=fields,
             )
+
+
+def _opened(before: Any, after: Any) -> Fields:
+    old, new = (
+        {name: _said(value) for name, value in (details or {}).items()}
+        for details in (before, after)
+    )
+    return {
+        name: [old.get(name), new.get(name)]
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    }
+
+
+def _said(value: Any) -> Any:
+    """Return a code, an issuer or a name as it is written in a message."""
+    if isinstance(value, dict) and len(value) == 1:
+        (parts,) = value.values()
+        return "^".join(map(str, parts)).rstrip("^") if isinstance(parts, list) else parts
+    return value
 
 
 def _worklist(

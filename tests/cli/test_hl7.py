@@ -50,6 +50,9 @@ def test_a_new_order_is_shown_with_all_it_would_make_and_leaves_nothing(
     }
     (item,) = (c for c in said["changes"] if c["what"] == "worklist item")
     assert item["fields"]["ScheduledStationAETitle"] == [None, "MR1AE"]
+    (order,) = (c for c in said["changes"] if c["what"] == "order")
+    assert order["fields"]["placer_issuer"] == [None, "EMR"]
+    assert "details" not in order["fields"]
     assert counts(store) == before
     # Nor does the real message find that it had been here.
     assert not receive_message(store, orm(), peer="test", settings=settings).repeated
