@@ -12,6 +12,7 @@ import pytest
 from deployments.installation import PORTS, free_ports
 from services.settings import Settings
 from services.simulators.inbox import EmrInbox
+from services.simulators.status_inbox import StatusInbox
 from tests.journey.engine import Engine
 
 
@@ -22,7 +23,13 @@ def inbox() -> Iterator[EmrInbox]:
 
 
 @pytest.fixture
-def engine(inbox: EmrInbox) -> Iterator[Engine]:
+def statuses() -> Iterator[StatusInbox]:
+    with StatusInbox() as statuses:
+        yield statuses
+
+
+@pytest.fixture
+def engine(inbox: EmrInbox, statuses: StatusInbox) -> Iterator[Engine]:
     """An installation that is up."""
     # Not below pytest's own directory, which the database's account may not enter.
     home = Path(tempfile.mkdtemp(prefix="spinecho-journey-", dir="/var/tmp"))
@@ -32,6 +39,7 @@ def engine(inbox: EmrInbox) -> Iterator[Engine]:
             home=home,
             **free_ports(*PORTS),  # type: ignore[arg-type]
             destinations={"emr": f"mllp://127.0.0.1:{inbox.port}"},
+            status_destination=f"mllp://127.0.0.1:{statuses.port}",
             quiet_s=5,
             reconcile_s=10,
         )

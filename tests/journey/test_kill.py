@@ -20,6 +20,7 @@ from services.database.tables import imaging_order, instance, message_log
 from services.simulators.department import DayLog, Department
 from services.simulators.inbox import EmrInbox
 from services.simulators.scanner import STORED
+from services.simulators.status_inbox import StatusInbox
 from tests.journey.engine import Engine
 
 VICTIMS = (
@@ -62,7 +63,7 @@ def kill_one_after_another(
 
 @pytest.mark.timeout(600)
 def test_kill_9_loses_nothing_acknowledged_and_sends_nothing_twice(
-    engine: Engine, inbox: EmrInbox
+    engine: Engine, inbox: EmrInbox, statuses: StatusInbox
 ) -> None:
     happened, over = threading.Semaphore(0), threading.Event()
     settings = engine.settings
@@ -88,6 +89,7 @@ def test_kill_9_loses_nothing_acknowledged_and_sends_nothing_twice(
         _check_orders(store, log)
         _check_images(store, Tiers(settings), log)
         _check_reports(store, inbox, log)
+        _check_statuses(store, statuses, log)
     finally:
         store.close()
 
@@ -137,3 +139,23 @@ def _check_reports(store: Store, inbox: EmrInbox, log: DayLog) -> None:
     for message in inbox.messages:
         by_control_id.setdefault(message.control_id, set()).add(message.raw)
     assert all(len(versions) == 1 for versions in by_control_id.values())
+
+
+def _check_statuses(store: Store, statuses: StatusInbox, log: DayLog) -> None:
+    """The placer saw each change that was committed, in its order, as one message."""
+    for patient in log.plan:
+        if patient.unordered:
+            continue
+        with store() as uow:
+            (study,) = uow.studies.find_by_accession(patient.accession)
+            changes = uow.notices.of_study(study.id)
+        assert statuses.seen(patient.accession) == [
+            (change.order_status, change.result_status) for change in changes
+        ]
+        assert changes[0].order_status == "SC"
+        last = changes[-1].order_status, changes[-1].result_status
+        assert last == (("CA", "X") if patient.cancelled else ("CM", "F"))
+        assert [c.order_status for c in changes].count("IP") >= (not patient.cancelled)
+    assert len({(m.control_id, m.raw) for m in statuses.messages}) == len(
+        {m.control_id for m in statuses.messages}
+    )
