@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     status_message: Literal["ORM^O01", "OMG^O19"] = Field(
         "ORM^O01", description="How they are told: `ORM^O01` in v2.3.1 or `OMG^O19` in v2.5.1."
     )
+    desk_approvals: int = Field(
+        1, description="People who have to agree on a decision of the desk: 1 or 2.", ge=1, le=2
+    )
     match_auto: float = Field(
         16, description="Score from which two records may be one person without being asked."
     )

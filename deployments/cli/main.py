@@ -6,7 +6,7 @@ import logging
 
 import typer
 
-from deployments.cli import archive, demo, hl7, ingest, simulate, study, system, triage
+from deployments.cli import archive, demo, desk, hl7, ingest, simulate, study, system, triage
 from services import journal
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for name, group in {
     "hl7": hl7.app,
     "triage": triage.app,
     "archive": archive.app,
+    "desk": desk.app,
 }.items():
     app.add_typer(group, name=name)
 

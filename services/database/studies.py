@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.finding import Finding
@@ -391,12 +391,18 @@ class Studies:
         )
         return added.first() is not None
 
-    def desk(self, study_id: str | None = None) -> list[Row[Any]]:
+    def desk(self, study_id: str | None = None, *, limit: int | None = None) -> list[Row[Any]]:
         """Return what waits on the desk, oldest first."""
-        query = select(desk).where(desk.c.resolved_at.is_(None)).order_by(desk.c.at)
+        waiting = desk.c.resolved_at.is_(None)
+        query = select(desk).where(waiting).order_by(desk.c.at, desk.c.id).limit(limit)
         if study_id is not None:
             query = query.where(desk.c.study_id == study_id)
         return list(self._connection.execute(query))
+
+    def on_desk(self) -> int:
+        """Return how much waits on the desk."""
+        waiting = select(func.count()).select_from(desk).where(desk.c.resolved_at.is_(None))
+        return int(self._connection.execute(waiting).scalar_one())
 
     def resolve_desk(self, study_id: str, kind: str, by: str) -> None:
         """Take the study's rows of one kind off the desk."""

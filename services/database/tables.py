@@ -625,6 +625,33 @@ desk = Table(
     Column("resolved_by", Text),
     # The same trouble with the same thing is one row, however often it is met.
     UniqueConstraint("kind", "subject"),
+    Index("ix_desk_open", "at", "id", postgresql_where=text("resolved_at IS NULL")),
+)
+
+# What somebody decided about a row of the desk. With two-person approval, it waits for another.
+desk_decision = Table(
+    "desk_decision",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("desk_id", BigInteger, ForeignKey("desk.id"), nullable=False, index=True),
+    Column("action", Text, nullable=False),
+    Column("chosen_id", Text, ForeignKey("patient.id")),
+    Column("before_id", Text, ForeignKey("patient.id")),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    _time("at", required=True),
+    _text("approved_by"),
+    _time("done_at"),
+    _time("undone_at"),
+    _text("undone_by"),
+    _text("undone_why"),
+    # One decision at a time stands or waits.
+    Index(
+        "uq_desk_decision_standing",
+        "desk_id",
+        unique=True,
+        postgresql_where=text("undone_at IS NULL"),
+    ),
 )
 
 migration = Table(

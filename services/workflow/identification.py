@@ -126,6 +126,11 @@ def belonging(uow: UnitOfWork, study_uid: str, claim: Claim) -> Belonging:
     else:
         order = uow.orders.find_by_study_uid(study_uid)
     patient_id = order.patient_id if order else study.patient_id if study else None
+    if study is not None and order is None and patient_id is not None:
+        # The desk filed it: what says the same as its first object belongs with that.
+        first = _against_first(uow, study, claim)
+        if not first.contradictions:
+            return first
     if patient_id is not None:
         against = contradictions(uow, claim, patient_id)
         expected = told(uow.patients.get(uow.patients.survivor(patient_id))) if against else None

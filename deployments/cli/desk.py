@@ -1,0 +1,177 @@
+"""``spinecho desk``: what could not be placed safely, and what is decided about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployments.cli.terminal import (
+    AsJson,
+    console,
+    errors_told,
+    opened_store,
+    print_json,
+    read_settings,
+    table,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from services.workflow.desk import Proposal
+
+app = typer.Typer(no_args_is_help=True, help="What could not be placed safely, and its decisions.")
+Number = Annotated[int, typer.Argument(help="Number of the row, as `desk list` shows it.")]
+By = Annotated[str, typer.Option("--by", help="Who decides.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
+
+
+@app.command("list")
+def list_rows(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Rows to list.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List what waits on the desk, oldest first."""
+    with errors_told(), opened_store(read_settings()) as store, store() as uow:
+        rows = [
+            {"number": r.id, "at": r.at.isoformat(), "kind": r.kind, "reason": r.reason}
+            for r in uow.studies.desk(limit=limit)
+        ]
+        waiting = uow.studies.on_desk()
+    if as_json:
+        print_json(rows)
+        return
+    lines = [(r["number"], r["at"][:19].replace("T", " "), r["kind"], r["reason"]) for r in rows]
+    console.print(table(("number", "since (UTC)", "kind", "reason"), lines))
+    if waiting > len(rows):
+        console.print(f"{waiting - len(rows)} more wait; list them with --limit")
+
+
+@app.command()
+def show(number: Number, as_json: AsJson = False) -> None:
+    """Show a row with the patients whose it may be, their scores and the evidence."""
+    from services.workflow.desk import propose
+
+    settings = read_settings()
+    with errors_told(), opened_store(settings) as store, store() as uow:
+        told = _told(propose(uow, number, settings))
+    if as_json:
+        print_json(told)
+        return
+    console.print(f"{told['kind']}  {told['reason']}", markup=False)
+    claimed = told["claimed"] or {}
+    console.print("says  " + ", ".join(f"{k} {v}" for k, v in claimed.items() if v), markup=False)
+    lines = [
+        (
+            c["patient"],
+            c["identifier"],
+            c["name"],
+            c["birth_date"],
+            c["score"],
+            f"{c['verdict']}: {c['rule']}",
+            ", ".join(f"{e['field']} {e['level']} {e['weight']:+g}" for e in c["evidence"]),
+        )
+        for c in told["candidates"]
+    ]
+    columns = ("patient", "number", "name", "born", "score", "verdict", "evidence")
+    console.print(table(columns, lines))
+    for decision in told["decisions"]:
+        console.print(_sentence(decision), markup=False)
+
+
+@app.command()
+def decide(
+    number: Number,
+    action: Annotated[str, typer.Argument(help="`file` or `leave`.")],
+    by: By,
+    why: Why,
+    patient: Annotated[
+        str | None, typer.Option("--patient", help="Whose it is: the patient of a candidate.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decide about a row: file the study under a patient, or leave it as it is."""
+    from models.errors import InvalidValue
+    from services.workflow.desk import Action
+    from services.workflow.desk import decide as decided
+
+    settings = read_settings()
+    with errors_told(), opened_store(settings) as store, store() as uow:
+        if action not in {a.value for a in Action}:
+            raise InvalidValue("an action is file or leave", location="action")
+        row = decided(
+            uow, number, Action(action), patient_id=patient, by=by, why=why, settings=settings
+        )
+        told = _decision(row)
+    _print(told, as_json)
+
+
+@app.command()
+def undo(
+    decision: Annotated[int, typer.Argument(help="Number of the decision.")],
+    by: By,
+    why: Why,
+    as_json: AsJson = False,
+) -> None:
+    """Undo a decision: the study is shown as before, and waits on the desk again."""
+    from services.workflow.desk import undo as undone
+
+    with errors_told(), opened_store(read_settings()) as store, store() as uow:
+        told = _decision(undone(uow, decision, by=by, why=why))
+    _print(told, as_json)
+
+
+def _print(told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(told)
+    else:
+        console.print(_sentence(told), markup=False)
+
+
+def _sentence(told: dict[str, Any]) -> str:
+    text = f"decision {told['decision']}: {told['action']}, by {told['by']}: {told['why']}"
+    if told["undone_by"]:
+        return f"{text}; undone by {told['undone_by']}: {told['undone_why']}"
+    if told["approved_by"]:
+        return f"{text}; {told['approved_by']} agreed"
+    return text if told["done"] else f"{text}; waits for a second person"
+
+
+def _decision(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "decision": row.id,
+        "number": row.desk_id,
+        "action": row.action,
+        "patient": row.chosen_id,
+        "by": row.by,
+        "why": row.why,
+        "at": row.at.isoformat(),
+        "approved_by": row.approved_by,
+        "done": row.done_at is not None,
+        "undone_by": row.undone_by,
+        "undone_why": row.undone_why,
+    }
+
+
+def _told(proposal: Proposal) -> dict[str, Any]:
+    row = proposal.row
+    return {
+        "number": row.id,
+        "kind": row.kind,
+        "reason": row.reason,
+        "open": row.resolved_at is None,
+        "claimed": row.evidence.get("claimed"),
+        "proposed": None if proposal.action is None else proposal.action.value,
+        "candidates": [
+            {
+                "patient": patient.id,
+                "identifier": patient.mrn.value if patient.identifiers else "",
+                "name": str(patient.name),
+                "birth_date": str(patient.birth_date or ""),
+                **candidate.score.as_json(),
+            }
+            for candidate, patient in proposal.candidates
+        ],
+        "decisions": [_decision(d) for d in proposal.decisions],
+    }

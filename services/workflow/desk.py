@@ -1,0 +1,246 @@
+"""The reconciliation desk: what could not be placed safely, who it may be, and what was decided.
+
+Nothing in a file is changed: the study is shown under the patient that was chosen, and under what
+its objects say again when the decision is undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from models.errors import IllegalMove, InvalidValue, UnknownKey
+from models.patient import Identifier, Patient, PersonName
+from services.database.store import UnitOfWork
+from services.database.tables import desk, desk_decision
+from services.identity.index import Candidate, PatientIndex
+from services.settings import Settings
+
+
+class Action(Enum):
+    """What can be decided."""
+
+    FILE = "file"
+    """The study is this patient's."""
+    LEAVE = "leave"
+    """It stays as it is, and off the desk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A row of the desk with the patients whose it may be, the likeliest first."""
+
+    row: Row[Any]
+    candidates: tuple[tuple[Candidate, Patient], ...]
+    action: Action | None
+    """What the evidence speaks for; None where it speaks for nothing."""
+    decisions: tuple[Row[Any], ...]
+
+
+def propose(uow: UnitOfWork, desk_id: int, settings: Settings) -> Proposal:
+    """Return a row of the desk, open or not, with its candidates and what was decided of it.
+
+    Raises
+    ------
+    UnknownKey
+        If the desk has no such row.
+    """
+    row = _row(uow, desk_id)
+    person = _claimed(row, settings)
+    found: list[Candidate] = []
+    if person is not None:
+        index = PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
+        found = index.find(uow.connection, person)
+    decisions = uow.connection.execute(
+        select(desk_decision).where(desk_decision.c.desk_id == desk_id).order_by(desk_decision.c.id)
+    ).all()
+    return Proposal(
+        row=row,
+        candidates=tuple((c, uow.patients.get(c.patient_id)) for c in found),
+        action=Action.FILE if found and _can_file(row) else None,
+        decisions=tuple(decisions),
+    )
+
+
+def decide(
+    uow: UnitOfWork,
+    desk_id: int,
+    action: Action,
+    *,
+    patient_id: str | None = None,
+    by: str,
+    why: str,
+    settings: Settings,
+) -> Row[Any]:
+    """Decide about a row of the desk; where two have to agree, the second decides the same.
+
+    Returns
+    -------
+    Row
+        The decision; its ``done_at`` is empty while it waits for a second person.
+
+    Raises
+    ------
+    UnknownKey
+        If the row or the patient is not there.
+    InvalidValue
+        If somebody or the reason is not named, or no patient to file it under.
+    IllegalMove
+        If it was decided, joined its order since, cannot be filed, or the second person is the
+        first one or decides otherwise.
+    """
+    if not by.strip() or not why.strip():
+        raise InvalidValue("a decision needs who and why", location="why")
+    row = _row(uow, desk_id, lock=True)
+    if row.resolved_at is not None:
+        raise IllegalMove("this is off the desk; undo its decision first")
+    if action is Action.FILE:
+        if not _can_file(row):
+            raise IllegalMove(f"what is kept for {row.kind} cannot be filed from here")
+        if patient_id is None:
+            raise InvalidValue("filing needs a patient", location="patient")
+        if not uow.merges.lock(patient_id):
+            raise UnknownKey("there is no such patient", location="patient")
+    standing = uow.connection.execute(
+        select(desk_decision).where(
+            desk_decision.c.desk_id == desk_id, desk_decision.c.undone_at.is_(None)
+        )
+    ).one_or_none()
+    if standing is None:
+        values = {"action": action.value, "chosen_id": patient_id, "by": by, "why": why}
+        decision_id = uow.connection.execute(
+            insert(desk_decision)
+            .values(desk_id=desk_id, at=uow.now, **values)
+            .returning(desk_decision.c.id)
+        ).scalar_one()
+        if settings.desk_approvals == 1:
+            _apply(uow, row, decision_id, action, patient_id, by, approved_by="")
+    else:
+        if standing.by == by:
+            raise IllegalMove("a second person has to agree")
+        if (standing.action, standing.chosen_id) != (action.value, patient_id):
+            raise IllegalMove("the first person decided otherwise; undo that first")
+        decision_id = standing.id
+        _apply(uow, row, decision_id, action, patient_id, standing.by, approved_by=by)
+    return _decision(uow, decision_id)
+
+
+def undo(uow: UnitOfWork, decision_id: int, *, by: str, why: str) -> Row[Any]:
+    """Take a decision back: the study is where it was, and on the desk again.
+
+    Raises
+    ------
+    UnknownKey
+        If there is no such decision.
+    InvalidValue
+        If somebody or the reason is not named.
+    IllegalMove
+        If it was undone, or the study joined an order or went to another patient since.
+    """
+    if not by.strip() or not why.strip():
+        raise InvalidValue("an undoing needs who and why", location="why")
+    decision = _decision(uow, decision_id, lock=True)
+    row = _row(uow, decision.desk_id, lock=True)
+    if decision.undone_at is not None:
+        raise IllegalMove("this decision was undone before")
+    if decision.done_at is not None:
+        if decision.action == Action.FILE.value:
+            study = uow.studies.get(row.study_id, lock=True)
+            is_there = study.patient_id == uow.patients.survivor(decision.chosen_id)
+            if study.order_id is not None or not is_there:
+                raise IllegalMove("the study joined an order or another patient since")
+            uow.studies.change(study.id, patient_id=decision.before_id)
+        uow.connection.execute(
+            update(desk).where(desk.c.id == row.id).values(resolved_at=None, resolved_by=None)
+        )
+    uow.connection.execute(
+        update(desk_decision)
+        .where(desk_decision.c.id == decision_id)
+        .values(undone_at=uow.now, undone_by=by, undone_why=why)
+    )
+    if row.study_id is not None:
+        uow.timeline.add(
+            row.study_id,
+            "desk.undone",
+            "a decision of the desk was undone; on the desk again",
+            actor=by,
+            decision=decision_id,
+        )
+    return _decision(uow, decision_id)
+
+
+def _apply(
+    uow: UnitOfWork,
+    row: Row[Any],
+    decision_id: int,
+    action: Action,
+    patient_id: str | None,
+    by: str,
+    *,
+    approved_by: str,
+) -> None:
+    before = None
+    if action is Action.FILE:
+        study = uow.studies.get(row.study_id, lock=True)
+        if study.order_id is not None:
+            raise IllegalMove("the study joined its order since")
+        before = study.patient_id
+        uow.studies.change(study.id, patient_id=patient_id)
+    who = f"{by}, {approved_by}" if approved_by else by
+    uow.connection.execute(
+        update(desk_decision)
+        .where(desk_decision.c.id == decision_id)
+        .values(done_at=uow.now, approved_by=approved_by, before_id=before)
+    )
+    uow.connection.execute(
+        update(desk).where(desk.c.id == row.id).values(resolved_at=uow.now, resolved_by=who)
+    )
+    if row.study_id is not None:
+        told = "filed under a patient" if action is Action.FILE else "left as it is"
+        uow.timeline.add(
+            row.study_id,
+            f"desk.{action.value}",
+            f"{told} by the desk's decision",
+            actor=who,
+            decision=decision_id,
+        )
+
+
+def _row(uow: UnitOfWork, desk_id: int, *, lock: bool = False) -> Row[Any]:
+    query = select(desk).where(desk.c.id == desk_id)
+    row = uow.connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise UnknownKey("the desk has no row with this number", location="number")
+    return row
+
+
+def _decision(uow: UnitOfWork, decision_id: int, *, lock: bool = False) -> Row[Any]:
+    query = select(desk_decision).where(desk_decision.c.id == decision_id)
+    row = uow.connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise UnknownKey("no decision has this number", location="number")
+    return row
+
+
+def _can_file(row: Row[Any]) -> bool:
+    # A file that was kept apart needs the archive to take it in; a study is only shown elsewhere.
+    return row.kind == "no-order" and row.study_id is not None
+
+
+def _claimed(row: Row[Any], settings: Settings) -> Patient | None:
+    claimed = row.evidence.get("claimed")
+    if not claimed:
+        return None
+    value, born = claimed.get("patient_id", ""), claimed.get("birth_date")
+    issuer = claimed.get("issuer") or settings.default_authority
+    numbers = (Identifier(value=value, authority=issuer),) if value.strip() else ()
+    return Patient(
+        id="",
+        identifiers=numbers,
+        name=PersonName.parse(claimed.get("name", "")),
+        birth_date=date.fromisoformat(born) if born else None,
+    )
