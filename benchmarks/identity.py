@@ -25,8 +25,8 @@ from services.simulators.population import Person, Population, Question
 SIZE = 100_000
 PAIRS = 4200
 STRANGERS = 3000
-SEEDS = (101, 202, 303)
-"""None of these is the seed that weights and thresholds were chosen with."""
+SEEDS = (404, 505, 606)
+"""Seed 1 chose weights and thresholds, a look at 101, 202 and 303 one more rule: not these."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def run(directory: Path) -> Outcome:
     outcome.figures += _figures(tallies)
     outcome.notes.append(
         f"identity: {size} people in the registry, seeds {', '.join(map(str, SEEDS))}, none of them"
-        f" used to choose the weights; match_auto {settings.match_auto:g}, match_desk "
+        f" looked at before; match_auto {settings.match_auto:g}, match_desk "
         f"{settings.match_desk:g}; one process, one question at a time, over the socket"
     )
     missed: Counter[str] = sum((t.missed for t in tallies), Counter())

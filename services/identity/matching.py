@@ -143,7 +143,7 @@ _CLOSE_NAME: Final = 0.90
 _SHAPES: Final = str.maketrans(
     string.ascii_letters + string.digits, "A" * len(string.ascii_letters) + "9" * 10
 )
-_SPELLING: Final = "another spelling of it"
+_SPELLING: Final = "with and without its accent"
 
 
 def compare(
@@ -281,7 +281,8 @@ def _word(kind: str, a: str, b: str, frequencies: Frequencies) -> Evidence:
     if level is Level.AGREE:
         return _evidence(kind, level, rare - 0.15, "the same", a, b)
     if level is Level.CLOSE and spelling(a) == spelling(b):
-        return _evidence(kind, level, rare - 1.5, _SPELLING, a, b)
+        how = _SPELLING if _umlauts(a) == _umlauts(b) else "sounds the same"
+        return _evidence(kind, level, rare - 1.5, how, a, b)
     if level is Level.CLOSE:
         how = "sounds alike" if phonetic(a) == phonetic(b) else "nearly the same"
         return _evidence(kind, level, min(max(rare - 5.5, 0.5), 6.0), how, a, b)
@@ -339,6 +340,12 @@ def _alike(a: str, b: str) -> Level:
     if phonetic(a) == phonetic(b) and len(phonetic(a)) >= 3:
         return Level.CLOSE
     return Level.DISAGREE
+
+
+def _umlauts(word: str) -> str:
+    for written, letter in (("ae", "a"), ("oe", "o"), ("ue", "u"), ("aa", "a")):
+        word = word.replace(written, letter)
+    return word
 
 
 def _is_part(a: str, b: str) -> bool:

@@ -117,6 +117,7 @@ def test_a_number_is_the_same_without_zeros_case_and_separators(value: str) -> N
         (person(), person(born=date(1951, 7, 30)), "birth date"),
         (person(), person(given="Marguerite"), "given name"),
         (person(given="Maria"), person(given="Marie"), "only alike"),
+        (person(given="Dani"), person(given="Dany"), "only alike"),
         (person(), person(sex="M"), "another sex"),
         (person(), person("Vandersloot", "Henrik"), "another"),
         (person(), person("Doe", "John"), "placeholder"),
@@ -145,6 +146,8 @@ def test_the_same_number_and_other_demographics_are_asked_about(
 def test_the_same_number_holds_through_a_changed_surname_and_a_newborns_naming() -> None:
     maiden, married = person(number="77123"), person(family="Vandersloot", number="77123")
     assert score(maiden, married).verdict is Verdict.AUTOMATIC
+    accented = person(given="Jürgen", number="77123")
+    assert score(accented, person(given="JURGEN", number="77123")).verdict is Verdict.AUTOMATIC
     unnamed = person(given="Baby Girl", number="77123")
     assert score(unnamed, maiden).verdict is Verdict.AUTOMATIC
 
