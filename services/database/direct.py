@@ -204,9 +204,12 @@ class Direct:
     ) -> list[list[Any]]:
         pg = self._pg
         # A value that PostgreSQL does not take shows here, before anything is sent.
-        writes = [self._encoded(*_numbered(e)) if isinstance(e, tuple) else e for e in self._queue]
+        # A question needs no savepoint; one that nothing was written after waits on.
+        kept = [_SAVEPOINT] if questions and self._queue[-1:] == [_SAVEPOINT] else []
+        ready = self._queue[: len(self._queue) - len(kept)]
+        writes = [self._encoded(*_numbered(e)) if isinstance(e, tuple) else e for e in ready]
         asked = [self._encoded(*question) for question in questions]
-        self._queue.clear()
+        self._queue[:] = kept
         begins = pg.transaction_status == pq.TransactionStatus.IDLE
         pg.enter_pipeline_mode()
         try:

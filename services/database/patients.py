@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from models.patient import Identifier, Patient, PersonName
 from services.database.details import pack, unpack
@@ -23,8 +23,26 @@ _IDENTIFIERS = Prepared(
     .where(patient_identifier.c.patient_id == bindparam("patient"))
     .order_by(patient_identifier.c.position)
 )
+_NAMED = ("value", "authority", "type", "universal_id", "universal_type")
+_ITS_IDENTIFIERS = patient_identifier.alias("its")
 _FIND = Prepared(
-    select(patient.c.id, patient.c.merged_into, patient_identifier.c.retired_by)
+    # All of the patient at once: whoever finds one wants to know them, and another round trip
+    # costs more than the whole row.
+    select(
+        patient,
+        patient_identifier.c.retired_by,
+        select(
+            func.jsonb_agg(
+                aggregate_order_by(
+                    func.jsonb_build_array(*(_ITS_IDENTIFIERS.c[name] for name in _NAMED)),
+                    _ITS_IDENTIFIERS.c.position,
+                )
+            )
+        )
+        .where(_ITS_IDENTIFIERS.c.patient_id == patient.c.id)
+        .scalar_subquery()
+        .label("identifiers"),
+    )
     .join_from(patient_identifier, patient)
     .where(
         patient_identifier.c.authority == bindparam("authority"),
@@ -66,20 +84,7 @@ class Patients:
         asked = (_GET(patient=patient_id), _IDENTIFIERS(patient=patient_id))
         self._direct.foresee(*asked)
         (row,), identifiers = (self._direct.fetch(call) for call in asked)
-        return Patient(
-            id=row.id,
-            identifiers=tuple(_identifier(i) for i in identifiers),
-            name=PersonName(
-                family=row.family,
-                given=row.given,
-                middle=row.middle,
-                prefix=row.prefix,
-                suffix=row.suffix,
-            ),
-            birth_date=row.birth_date,
-            sex=row.sex,
-            **unpack(row.details),
-        )
+        return _patient(row, (_identifier(i) for i in identifiers))
 
     def find(self, identifier: Identifier) -> str | None:
         """Return the internal id that `identifier` points to, of the survivor after a merge."""
@@ -93,8 +98,18 @@ class Patients:
         found = self._direct.first(self.finding(identifier))
         return found is not None and (found.merged_into is not None or found.retired_by is not None)
 
+    def known_by(self, identifier: Identifier) -> Patient | None:
+        """Return the patient that `identifier` points to, the survivor after a merge, or None."""
+        found = self._direct.first(self.finding(identifier))
+        if found is None:
+            return None
+        if found.merged_into is not None:
+            return self.get(self.survivor(found.merged_into))
+        named = (dict(zip(_NAMED, values, strict=True)) for values in found.identifiers)
+        return _patient(found, (Identifier(**values) for values in named))
+
     def finding(self, identifier: Identifier) -> Call:
-        """Return the question that `find` asks first."""
+        """Return the question that `find` and `known_by` ask first."""
         return _FIND(authority=identifier.authority, number=identifier.value)
 
     def find_by_value(self, value: str) -> list[str]:
@@ -151,6 +166,23 @@ class Patients:
             .where(patient.c.id == retired_id)
             .values(merged_into=survivor_id, updated_at=self._now)
         )
+
+
+def _patient(row: Any, identifiers: Iterable[Identifier]) -> Patient:
+    return Patient(
+        id=row.id,
+        identifiers=tuple(identifiers),
+        name=PersonName(
+            family=row.family,
+            given=row.given,
+            middle=row.middle,
+            prefix=row.prefix,
+            suffix=row.suffix,
+        ),
+        birth_date=row.birth_date,
+        sex=row.sex,
+        **unpack(row.details),
+    )
 
 
 def _identifier(row: Row[Any]) -> Identifier:

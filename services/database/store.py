@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 
 from models.errors import Unavailable
 from services.database.deliveries import Deliveries
@@ -120,7 +122,6 @@ class Store:
             settings.store_url,
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=True,
             pool_timeout=10,
             # An error's text may reach a log; the values of a statement are patient data.
             hide_parameters=True,
@@ -133,6 +134,7 @@ class Store:
         self.partitions = Partitions()
         self.tells_placer = settings.status_destination is not None
         event.listen(self.engine, "connect", _durable)
+        event.listen(self.engine, "checkout", _alive)
 
     def __call__(self) -> UnitOfWork:
         """Return a new unit of work."""
@@ -155,6 +157,15 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _alive(connection: Any, _record: object, _proxy: object) -> None:
+    # A question would cost three round trips. A server that went away has closed its end, which
+    # makes an idle connection readable; the pool then makes all its connections anew.
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        raise InvalidatePoolError
 
 
 def _durable(connection: object, _record: object) -> None:

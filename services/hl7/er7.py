@@ -51,8 +51,10 @@ class Segment:
 
     def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
         """Return one component of a field's first repetition, unescaped; empty if absent."""
-        first = self.raw(number).split(self.delimiters.repetition, 1)[0]
-        return self.part(first, component, subcomponent)
+        raw = self.fields[number] if number < len(self.fields) else ""
+        if not raw:  # most fields of most messages
+            return ""
+        return self.part(raw.split(self.delimiters.repetition, 1)[0], component, subcomponent)
 
     def part(self, repetition: str, component: int, subcomponent: int = 1) -> str:
         """Return one component of one repetition, unescaped and trimmed; empty if absent."""
@@ -62,7 +64,10 @@ class Segment:
         parts = components[component - 1].split(self.delimiters.subcomponent)
         if subcomponent > len(parts):
             return ""
-        return unescape(parts[subcomponent - 1], self.delimiters).strip()
+        part = parts[subcomponent - 1]
+        if self.delimiters.escape in part:
+            part = unescape(part, self.delimiters)
+        return part.strip()
 
     def optional(self, number: int, component: int = 1) -> str | None:
         """Return a component; None when nothing was said, empty when it is to be deleted."""

@@ -27,12 +27,11 @@ def take_patient(uow: UnitOfWork, request: PatientRequest) -> Patient:
         If one of them retired (STANDARDS §2.3, rule 4).
     """
     refuse_retired(uow, request.identifiers)
-    found = {uow.patients.find(i): i for i in request.identifiers}
-    found.pop(None, None)
-    if len(found) > 1:
+    found = [p for i in request.identifiers if (p := uow.patients.known_by(i)) is not None]
+    if len({patient.id for patient in found}) > 1:
         raise InvalidValue("PID-3 names identifiers of different patients", location="PID^1^3")
     if found:
-        known = uow.patients.get(next(i for i in found if i is not None))
+        known = found[0]
         joined = _joined(known.identifiers, request.identifiers)
         patient = overlaid(replace(known, identifiers=joined), request, _SAID)
         if patient == known:

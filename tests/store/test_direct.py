@@ -133,6 +133,17 @@ def test_a_failed_attempt_takes_back_its_own_writes_only(things: Store, sent: bo
         assert list(uow.connection.scalars(select(thing.c.id).order_by(thing.c.id))) == [1, 3]
 
 
+def test_a_failed_attempt_takes_back_what_sqlalchemy_wrote_after_a_question(things: Store) -> None:
+    with things() as uow:
+        with suppress(KeyError), uow.direct.attempt():
+            uow.direct.fetch(GET(thing=1))
+            uow.connection.execute(insert(thing).values(id=1))
+            raise KeyError
+        uow.direct.later(ADD(id=2))
+    with things() as uow:
+        assert list(uow.connection.scalars(select(thing.c.id))) == [2]
+
+
 def test_a_good_attempt_stays(things: Store) -> None:
     for sent in (False, True):
         with things() as uow, uow.direct.attempt():
