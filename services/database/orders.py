@@ -145,6 +145,14 @@ class Orders:
             query = query.where(scheduled_step.c.sps_id.in_(list(sps_ids)))
         self._connection.execute(query.values(status=state.value))
 
+    def change_step(self, order_id: str, sps_id: str, **changes: Any) -> None:
+        """Set columns of one step."""
+        self._connection.execute(
+            update(scheduled_step)
+            .where(scheduled_step.c.order_id == order_id, scheduled_step.c.sps_id == sps_id)
+            .values(**changes)
+        )
+
     def worklist(self, conditions: Iterable[Any] = ()) -> list[Row[Any]]:
         """Return order, patient and step side by side for every scheduled step.
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from models.errors import Unavailable
 from services.database.deliveries import Deliveries
 from services.database.direct import Direct, watch
+from services.database.external import ExternalResults
 from services.database.holdings import Holdings
 from services.database.merges import Merges
 from services.database.messages import Messages
@@ -27,6 +28,7 @@ from services.database.reports import Reports
 from services.database.sequences import Sequences
 from services.database.studies import Studies
 from services.database.timeline import Timeline
+from services.database.visits import Visits
 from services.security.keys import Keyring
 from services.settings import Settings
 
@@ -65,6 +67,8 @@ class UnitOfWork:
         self.direct = Direct(self.connection)
         self.patients = Patients(self.connection, self.now, self.direct)
         self.merges = Merges(self.connection, self.now)
+        self.visits = Visits(self.connection, self.now, self.direct)
+        self.external = ExternalResults(self.connection, self.now)
         self.orders = Orders(self.connection, self.now, self.direct)
         self.notices = Notices(self.connection, self.now, enabled=self._tells_placer)
         self.studies = Studies(self.connection, self.now, self.direct, on_status=self.notices.tell)

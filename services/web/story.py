@@ -84,6 +84,15 @@ def story(uow: UnitOfWork, key: str) -> dict[str, Any]:
         ],
         "critical": _critical(study, result),
         "findings": [_without(f, "study_id") for f in uow.studies.findings(study.id)],
+        "external_results": [
+            _without(r, "study_id", "id", "position") for r in uow.external.of_study(study.id)
+        ],
+        "appointments": []
+        if order is None
+        else [
+            _without(a, "id", "order_id", "patient_id", "key")
+            for a in uow.visits.appointments_of(order.id)
+        ],
         "reports": [_without(asdict(r), "study_id") for r in reports],
         "may_sign": [status.value for status in signable(study.state, last)],
         "deliveries": _deliveries(uow, study.id),

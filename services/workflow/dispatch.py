@@ -4,27 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from models.errors import MissingField, Unsupported
+from models.request import PatientRequest
 from models.study import Study
 from services.database.store import UnitOfWork
 from services.hl7.acknowledgement import UnsupportedEvent, UnsupportedVersion
+from services.hl7.encounters import (
+    MergeRequest,
+    read_appointment,
+    read_merges,
+    read_visit,
+)
 from services.hl7.er7 import Message
-from services.hl7.fields import read_identifiers
+from services.hl7.reported import is_laboratory, read_results
 from services.hl7.requests import (
     NOT_IMAGING,
     ORDER_TYPES,
     is_imaging,
+    patient_of,
+    read_allergies,
     read_orders,
     read_patient,
 )
 from services.settings import Settings
+from services.workflow.encounters import (
+    VISIT_EVENTS,
+    add_person,
+    change_identifier,
+    link_records,
+    merge_records,
+    merge_visits,
+    move_children,
+    take_allergies,
+    take_visit,
+    unlink_records,
+)
+from services.workflow.external_results import take_results
 from services.workflow.intake import foresee
 from services.workflow.order_control import take_orders
-from services.workflow.patients import merge_patients, take_patient
+from services.workflow.patients import take_patient
+from services.workflow.scheduling import EVENTS, take_appointment
 
 log = structlog.get_logger()
 
@@ -92,40 +115,142 @@ def _orders(received: Received) -> Applied:
         return Applied(state="ignored")
     # Everything is read before anything is written: most of what is refused is refused here.
     requests = read_orders(message)
-    subject = read_patient(message, received.settings.default_authority)
+    subject = _patient(received)
     foresee(uow, subject, requests)
     patient = take_patient(uow, subject)
     studies = take_orders(uow, patient, requests, message_id=received.message_id)
     return Applied(study=studies[0]) if studies else Applied(state="ignored")
 
 
-def _patient(received: Received) -> Applied:
-    take_patient(received.uow, read_patient(received.message, received.settings.default_authority))
+def _patient(received: Received) -> PatientRequest:
+    return read_patient(received.message, received.settings.default_authority)
+
+
+def _sender(received: Received) -> dict[str, Any]:
+    return {"sender": received.message.sender, "message_id": received.message_id}
+
+
+def _visit(received: Received) -> Applied:
+    message = received.message
+    take_visit(
+        received.uow,
+        message.msh.get(9, 2),
+        _patient(received),
+        read_visit(message),
+        allergies=read_allergies(message.all("AL1")),
+        **_sender(received),
+    )
     return Applied()
+
+
+def _person(received: Received) -> Applied:
+    if received.message.msh.get(9, 2) == "A28":
+        add_person(received.uow, _patient(received))
+    else:
+        take_patient(received.uow, _patient(received))
+    return Applied()
+
+
+def _allergies(received: Received) -> Applied:
+    message = received.message
+    stated = [*message.all("IAM"), *message.all("AL1")]
+    allergies = read_allergies(stated)
+    if allergies is None:
+        raise MissingField("IAM-3 names no allergy", location="IAM^1^3")
+    take_allergies(received.uow, _patient(received), allergies, **_sender(received))
+    return Applied()
+
+
+def _merges(received: Received, *, of_visits: bool = False) -> list[MergeRequest]:
+    authority = received.settings.default_authority
+    return read_merges(received.message, authority, of_visits=of_visits)
 
 
 def _merge(received: Received) -> Applied:
-    message, authority = received.message, received.settings.default_authority
-    survivor = read_patient(message, authority)
-    mrg = message.first("MRG")
-    retired = list(read_identifiers(mrg, 1, authority)) if mrg else []
-    if not retired:
-        raise MissingField("MRG-1 has no identifier", location="MRG^1^1")
-    for identifier in retired:
-        merge_patients(
-            received.uow,
-            survivor,
-            identifier,
-            by=message.sender,
-            message_id=received.message_id,
-        )
+    merge_records(received.uow, _merges(received), **_sender(received))
     return Applied()
+
+
+def _rekey(received: Received) -> Applied:
+    for request in _merges(received):
+        change_identifier(received.uow, request, **_sender(received))
+    return Applied()
+
+
+def _move(received: Received) -> Applied:
+    event = received.message.msh.get(9, 2)
+    moved = [
+        move_children(received.uow, request, event, **_sender(received))
+        for request in _merges(received, of_visits=event == "A45")
+    ]
+    return Applied(state="processed" if any(moved) else "ignored")
+
+
+def _merge_visits(received: Received) -> Applied:
+    event = received.message.msh.get(9, 2)
+    for request in _merges(received, of_visits=True):
+        merge_visits(received.uow, request, event, **_sender(received))
+    return Applied()
+
+
+def _link(received: Received) -> Applied:
+    authority = received.settings.default_authority
+    pids = list(received.message.all("PID"))
+    if len(pids) != 2:
+        raise MissingField("a link names two patients", location="PID^2")
+    one, other = (patient_of(pid, authority, n) for n, pid in enumerate(pids, 1))
+    if received.message.msh.get(9, 2) == "A24":
+        link_records(received.uow, one, other)
+    else:
+        unlink_records(received.uow, one, other)
+    return Applied()
+
+
+def _appointment(received: Received) -> Applied:
+    uow, message = received.uow, received.message
+    request = read_appointment(message)
+    patient = None
+    if message.first("PID") is not None:
+        patient = take_patient(uow, _patient(received))
+    study_id = take_appointment(
+        uow, message.msh.get(9, 2), request, patient, message_id=received.message_id
+    )
+    return Applied(study=None if study_id is None else uow.studies.get(study_id))
+
+
+def _block(received: Received) -> Applied:
+    # A slot that is blocked has no patient: nothing of ours is in it (v2.5.1 §10.4.23).
+    if received.message.first("SCH") is None:
+        raise MissingField("there is no SCH segment", location="SCH")
+    return Applied(state="ignored")
+
+
+def _results(received: Received) -> Applied:
+    message = received.message
+    if not is_imaging(message) or is_laboratory(message):
+        return Applied(state="ignored")
+    studies = take_results(
+        received.uow,
+        _patient(received),
+        read_results(message),
+        message_id=received.message_id,
+    )
+    return Applied(study=studies[0] if studies else None)
 
 
 USE_CASES: Final[dict[str, UseCase]] = {
     **dict.fromkeys(ORDER_TYPES, _orders),
-    **dict.fromkeys((f"ADT^{e}" for e in ("A01", "A04", "A05", "A08", "A28", "A31")), _patient),
+    **dict.fromkeys((f"ADT^{event}" for event in VISIT_EVENTS), _visit),
+    **dict.fromkeys(("ADT^A28", "ADT^A31"), _person),
+    "ADT^A60": _allergies,
     "ADT^A40": _merge,
+    "ADT^A47": _rekey,
+    **dict.fromkeys(("ADT^A43", "ADT^A44", "ADT^A45"), _move),
+    **dict.fromkeys(("ADT^A41", "ADT^A42"), _merge_visits),
+    **dict.fromkeys(("ADT^A24", "ADT^A37"), _link),
+    **dict.fromkeys((f"SIU^{event}" for event in EVENTS), _appointment),
+    **dict.fromkeys(("SIU^S23", "SIU^S24"), _block),
+    "ORU^R01": _results,
 }
 """MSH-9.1 and MSH-9.2 → what is done; whatever is not here is refused with AR."""
 

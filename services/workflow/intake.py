@@ -14,6 +14,7 @@ from models.errors import DuplicateKey, IllegalMove, InvalidValue, UnknownKey
 from models.events import Topic
 from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order, Safety, ScheduledStep
+from models.order_control import OrderAction
 from models.order_status import STATUS
 from models.patient import Code, Patient
 from models.request import OrderRequest, PatientRequest, StepRequest
@@ -21,6 +22,7 @@ from models.study import Study, new_id, new_uid
 from services.database.store import UnitOfWork
 from services.workflow.identification import Claim, contradictions
 from services.workflow.said import overlaid
+from services.workflow.scheduling import join_appointments, slot_name
 
 _MUTABLE: Final = (
     *("filler_number", "procedure", "priority", "reason", "reason_code", "referring", "requesting"),
@@ -47,6 +49,9 @@ def foresee(uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequ
         )
         if request.study_uid:
             asked.append(uow.studies.finding(request.study_uid, lock=True))
+        if request.action is not OrderAction.CHANGE:
+            name = slot_name(request.placer_number, request.placer_authority)
+            asked.append(uow.visits.waiting(name))
     uow.direct.foresee(*asked)
 
 
@@ -185,6 +190,7 @@ def place_order(
         message=message_id,
         warnings=list(request.warnings),
     )
+    join_appointments(uow, order, study.id)
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, "1", order.priority)
     # The placer learns the numbers that were assigned and where the exam stands.
     uow.notices.tell(study.id, STATUS[study.state])

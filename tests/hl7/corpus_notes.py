@@ -180,7 +180,10 @@ NOTES: Final[dict[str, tuple[str, str]]] = {
         "It is another message, not a repetition. Nothing is answered, as asked for; what became "
         "of it is in the message log.",
     ),
-    "msfc__ADT-A41-01.hl7": ("a merge of accounts", "Accounts are not ours; the numbers are."),
+    "msfc__ADT-A41-01.hl7": (
+        "a merge of accounts",
+        "Its visits get the new number.",
+    ),
     "msfc__ADT-A45-01.hl7": ("a visit moves to another patient", "What hangs on the visit moves."),
     "msfc__ADT-A47-01.hl7": (
         "a changed number, with the structure named ADT_A47, which there is not",
@@ -215,7 +218,7 @@ NOTES: Final[dict[str, tuple[str, str]]] = {
     "msfc__SIU-S17-01.hl7": ("a deleted booking", _BOOKING),
     "msfc__SIU-S26-01.hl7": ("the patient did not come", _BOOKING),
     "msfc__SIU_12.hl7": (
-        "called SIU, MSH-9 says ADT^A60",
+        "called SIU, MSH-9 says ADT^A60; it names no allergy",
         "MSH-9 decides, not the name of a file.",
     ),
     "pacsbridge__ack_sample.hl7": (
