@@ -6,7 +6,19 @@ import logging
 
 import typer
 
-from deployments.cli import archive, demo, desk, hl7, ingest, simulate, study, system, triage
+from deployments.cli import (
+    archive,
+    demo,
+    desk,
+    hl7,
+    ingest,
+    keys,
+    messages,
+    simulate,
+    study,
+    system,
+    triage,
+)
 from services import journal
 
 app = typer.Typer(
@@ -19,6 +31,8 @@ for command in (system.up, system.doctor, demo.demo, simulate.simulate, ingest.i
 for name, group in {
     "study": study.app,
     "hl7": hl7.app,
+    "messages": messages.app,
+    "keys": keys.app,
     "triage": triage.app,
     "archive": archive.app,
     "desk": desk.app,

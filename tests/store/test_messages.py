@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from models.errors import DamagedCopy, KeyMissing
+from models.errors import DamagedCopy, InvalidValue, KeyMissing, UnknownKey
+from models.priority import Priority
 from services.database import cluster
 from services.database.messages import Wanted
 from services.database.partitions import create, months
@@ -19,6 +20,7 @@ from services.database.store import Store
 from services.security.keys import FILE, Keyring
 from services.settings import Settings
 from services.workflow.messages import keep_fragment, receive_message
+from services.workflow.reapplying import apply_again, dead_letters, repeatable, reseal
 from services.workflow.retention import tend_messages
 from tests.hl7.orders import adt, orm
 
@@ -266,3 +268,87 @@ def test_a_message_that_failed_is_tried_afresh_and_keeps_its_history(
         assert uow.messages.get(again.message_id).attempt_of == first
     third = receive_message(store, adt(), peer="test", settings=settings)
     assert (third.repeated, third.message_id) == (True, again.message_id)
+
+
+def test_a_refused_message_is_applied_again_once_what_barred_it_is_gone(
+    store: Store, settings: Settings
+) -> None:
+    change = orm(control="XO", control_id="M2", priority="R")
+    early = receive_message(store, change, peer="test", settings=settings)
+    assert early.code == "AE"
+    receive_message(store, orm(), peer="test", settings=settings)
+    refused = Wanted(states=["refused"])
+    assert [row.id for row in repeatable(store, refused, 10)] == [early.message_id]
+    again = apply_again(store, early.message_id, settings=settings)
+    assert (again.code, again.repeated) == ("AA", False)
+    with store() as uow:
+        message = uow.messages.get(again.message_id)
+        assert (message.attempt_of, message.raw) == (early.message_id, change)
+        (step,) = uow.orders.worklist()
+        assert step.imaging_order_priority == Priority.ROUTINE
+    # Chosen by its state it is not taken twice, and its sender now gets the new answer.
+    assert repeatable(store, refused, 10) == []
+    resent = receive_message(store, change, peer="test", settings=settings)
+    assert (resent.repeated, resent.message_id, resent.code) == (True, again.message_id, "AA")
+
+
+def test_an_attempt_that_goes_badly_leaves_the_first_answer(
+    store: Store, settings: Settings
+) -> None:
+    new = receive_message(store, orm(), peer="test", settings=settings)
+    wrong = receive_message(
+        store, orm(control="XO", placer="P9", control_id="M2"), peer="test", settings=settings
+    )
+    assert apply_again(store, wrong.message_id, settings=settings).code == "AE"
+    assert apply_again(store, new.message_id, settings=settings).code == "AA"
+    with store() as uow:
+        assert len(uow.orders.worklist()) == 1
+
+
+def test_what_is_no_whole_message_that_came_in_cannot_be_applied_again(
+    store: Store, settings: Settings
+) -> None:
+    keep_fragment(store, b"MSH|", peer="test", reason="cut off")
+    with store() as uow:
+        (fragment,) = uow.messages.search(Wanted())
+    with pytest.raises(InvalidValue, match="whole HL7 message"):
+        apply_again(store, fragment.id, settings=settings)
+    with pytest.raises(UnknownKey, match="message 99"):
+        apply_again(store, 99, settings=settings)
+
+
+def test_dead_letters_are_what_lies_undone(store: Store, settings: Settings) -> None:
+    receive_message(store, orm(), peer="test", settings=settings)
+    refused = receive_message(
+        store, orm(control="XO", placer="P9", control_id="M2"), peer="test", settings=settings
+    )
+    keep_fragment(store, b"MSH|", peer="test", reason="cut off")
+    found = dead_letters(store)
+    assert {line["state"] for line in found} == {"refused", "fragment"}
+    assert {line["reason"] for line in found} >= {"cut off"}
+    assert refused.message_id in {line["id"] for line in found}
+
+
+def test_sealing_anew_leaves_nothing_readable_of_what_came_before_keys(
+    store: Store, settings: Settings, cluster_settings: Settings
+) -> None:
+    old = orm(pid="MRN777002", family="ALTKLARTEXT", control_id="OLD1")
+    number = receive_message(store, adt(), peer="test", settings=settings).message_id
+    with store() as uow:
+        uow.connection.execute(
+            text(
+                "UPDATE message_log SET raw = :raw, ack = NULL, key_id = NULL, blind_index = '{}'"
+            ),
+            {"raw": old},
+        )
+        assert (uow.messages.unsealed(), uow.messages.get(number).raw) == (1, old)
+    store.keys.rotate()
+    assert reseal(store) == 1
+    assert ids(store, Wanted(references=[("mrn", "MRN777002")])) == [number]
+    with store() as uow:
+        assert (uow.messages.unsealed(), uow.messages.get(number).raw) == (0, old)
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CHECKPOINT"))
+        base = connection.execute(text("SELECT oid FROM pg_database WHERE datname='spinecho'"))
+        files = cluster.data_dir(cluster_settings) / "base" / str(base.scalar_one())
+    assert not any(b"ALTKLARTEXT" in path.read_bytes() for path in files.iterdir())
