@@ -12,6 +12,7 @@ import os
 import random
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -111,19 +112,26 @@ class Figures:
 
 def damaged(random_: random.Random, number: int) -> bytes:
     """Return a message that is more or less broken; it holds nothing that ends its frame."""
-    pid, placer = str(random_.randrange(300)), str(random_.randrange(400))
+    # Few patients and many orders: lanes meet over the former, and the latter come, change and go.
+    pid, placer = str(random_.randrange(300)), str(random_.randrange(2000))
+    own = {"control_id": f"F{number}", "placer": placer, "accession": f"A{placer}"}
+    own["uid"] = f"1.2.3.4.{placer}"
     raw = random_.choice(
         (
-            lambda: orm(control_id=f"F{number}", pid=pid, placer=placer, accession=f"A{placer}"),
-            lambda: orm(control_id=f"F{number}", control="XO", pid=pid, placer=placer),
-            lambda: orm(control_id=f"F{number}", control="CA", pid=pid, placer=placer),
-            lambda: omi(control_id=f"F{number}", placer=placer),
+            lambda: orm(**own, pid=placer),
+            lambda: orm(**own, pid=placer),
+            lambda: orm(**own, pid=placer, control="XO", start="20260302100000"),
+            lambda: orm(**own, pid=placer, control="CA"),
+            lambda: omi(control_id=f"F{number}", placer=f"O{placer}").replace(
+                b"A2026000123", b"B" + placer.encode()
+            ),
             lambda: adt(control_id=f"F{number}", event="A08", pid=pid),
-            lambda: adt(control_id=f"F{number}", event="A40", pid=pid, mrg=placer),
+            lambda: adt(control_id=f"F{number}", event="A40", pid=pid, mrg=f"9{placer}"),
         )
     )()
     for _ in range(random_.choice((0, 1, 1, 2, 3, 6))):
         raw = random_.choice(_DAMAGES)(random_, raw)
+    raw = raw[: 3 * LIMIT]  # of what goes on for four times the limit, the listener hangs up
     # A lone 0x1C is data, and the trailer is no more a trailer when its CR is another one.
     return raw.replace(b"\x1c\r", b"\x1c\n").replace(b"\x0bMSH", b"\x0bMSG").rstrip(b"\x1c")
 
@@ -342,6 +350,7 @@ def listener(settings: Settings, log: Path) -> Iterator[tuple[int, psutil.Proces
         "SPINECHO_DATABASE_URL": settings.store_url,
         "SPINECHO_HL7_PORT": str(port),
         "SPINECHO_MAX_MESSAGE_BYTES": str(LIMIT),
+        "PYTHONFAULTHANDLER": "1",
     }
     command = [sys.executable, "-m", "services.hl7.server"]
     with (
@@ -359,7 +368,14 @@ def listener(settings: Settings, log: Path) -> Iterator[tuple[int, psutil.Proces
                     time.sleep(0.05)
                 else:
                     break
-            yield port, psutil.Process(child.pid)
+            try:
+                yield port, psutil.Process(child.pid)
+            except AssertionError as error:
+                # Says where each of its threads stands.
+                child.send_signal(signal.SIGABRT)
+                child.wait(60)
+                error.add_note(log.read_text(errors="replace")[-20_000:])
+                raise
             assert child.poll() is None, f"the listener died: {log.read_text()[-2000:]}"
         finally:
             child.terminate()
