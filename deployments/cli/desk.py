@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,6 @@ from deployments.cli.terminal import (
     read_settings,
     table,
 )
-
-if TYPE_CHECKING:
-    from sqlalchemy import Row
-
-    from services.workflow.desk import Proposal
 
 app = typer.Typer(no_args_is_help=True, help="What could not be placed safely, and its decisions.")
 Number = Annotated[int, typer.Argument(help="Number of the row, as `desk list` shows it.")]
@@ -51,11 +46,11 @@ def list_rows(
 @app.command()
 def show(number: Number, as_json: AsJson = False) -> None:
     """Show a row with the patients whose it may be, their scores and the evidence."""
-    from services.workflow.desk import propose
+    from services.workflow.desk import proposal_as_json, propose
 
     settings = read_settings()
     with errors_told(), opened_store(settings) as store, store() as uow:
-        told = _told(propose(uow, number, settings))
+        told = proposal_as_json(propose(uow, number, settings))
     if as_json:
         print_json(told)
         return
@@ -93,7 +88,7 @@ def decide(
 ) -> None:
     """Decide about a row: file the study under a patient, or leave it as it is."""
     from models.errors import InvalidValue
-    from services.workflow.desk import Action
+    from services.workflow.desk import Action, decision_as_json
     from services.workflow.desk import decide as decided
 
     settings = read_settings()
@@ -103,7 +98,7 @@ def decide(
         row = decided(
             uow, number, Action(action), patient_id=patient, by=by, why=why, settings=settings
         )
-        told = _decision(row)
+        told = decision_as_json(row)
     _print(told, as_json)
 
 
@@ -115,10 +110,11 @@ def undo(
     as_json: AsJson = False,
 ) -> None:
     """Undo a decision: the study is shown as before, and waits on the desk again."""
+    from services.workflow.desk import decision_as_json
     from services.workflow.desk import undo as undone
 
     with errors_told(), opened_store(read_settings()) as store, store() as uow:
-        told = _decision(undone(uow, decision, by=by, why=why))
+        told = decision_as_json(undone(uow, decision, by=by, why=why))
     _print(told, as_json)
 
 
@@ -136,42 +132,3 @@ def _sentence(told: dict[str, Any]) -> str:
     if told["approved_by"]:
         return f"{text}; {told['approved_by']} agreed"
     return text if told["done"] else f"{text}; waits for a second person"
-
-
-def _decision(row: Row[Any]) -> dict[str, Any]:
-    return {
-        "decision": row.id,
-        "number": row.desk_id,
-        "action": row.action,
-        "patient": row.chosen_id,
-        "by": row.by,
-        "why": row.why,
-        "at": row.at.isoformat(),
-        "approved_by": row.approved_by,
-        "done": row.done_at is not None,
-        "undone_by": row.undone_by,
-        "undone_why": row.undone_why,
-    }
-
-
-def _told(proposal: Proposal) -> dict[str, Any]:
-    row = proposal.row
-    return {
-        "number": row.id,
-        "kind": row.kind,
-        "reason": row.reason,
-        "open": row.resolved_at is None,
-        "claimed": row.evidence.get("claimed"),
-        "proposed": None if proposal.action is None else proposal.action.value,
-        "candidates": [
-            {
-                "patient": patient.id,
-                "identifier": patient.mrn.value if patient.identifiers else "",
-                "name": str(patient.name),
-                "birth_date": str(patient.birth_date or ""),
-                **candidate.score.as_json(),
-            }
-            for candidate, patient in proposal.candidates
-        ],
-        "decisions": [_decision(d) for d in proposal.decisions],
-    }

@@ -60,7 +60,7 @@ def router(store: Store) -> APIRouter:
         )
 
     @routes.post(
-        "/studies/{study_uid}/reports", status_code=201, dependencies=[Depends(_require_json)]
+        "/studies/{study_uid}/reports", status_code=201, dependencies=[Depends(require_json)]
     )
     def post_report(
         study_uid: str,
@@ -89,7 +89,7 @@ def router(store: Store) -> APIRouter:
         }
         return JSONResponse(answer, 201, {"Location": f"/api/studies/{study_uid}"})
 
-    @routes.post("/studies/{study_uid}/acknowledgement", dependencies=[Depends(_require_json)])
+    @routes.post("/studies/{study_uid}/acknowledgement", dependencies=[Depends(require_json)])
     def post_acknowledgement(study_uid: str, body: AcknowledgementIn) -> JSONResponse:
         done = acknowledge_critical(store, study_uid, body.by)
         return JSONResponse(
@@ -118,7 +118,8 @@ def router(store: Store) -> APIRouter:
     return routes
 
 
-def _require_json(request: Request) -> None:
+def require_json(request: Request) -> None:
+    """Refuse a body that is not JSON."""
     # A form of another site can send any text but not this media type.
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):

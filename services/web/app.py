@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from services.database.store import Store
 from services.settings import Settings
-from services.web import api, health, pages, problems, pulse
+from services.web import api, desk, health, pages, problems, pulse
 from services.web.guard import Guard
 from services.web.rendering import STATIC
 
@@ -58,6 +58,7 @@ def create_app(
     for routes in (
         health.router(settings, store),
         api.router(store),
+        desk.router(store, settings),
         pulse.router(heart),
         pages.router(store, dicomweb=DICOMWEB if DICOMWEB in mounts else None),
     ):

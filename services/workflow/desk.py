@@ -173,6 +173,47 @@ def undo(uow: UnitOfWork, decision_id: int, *, by: str, why: str) -> Row[Any]:
     return _decision(uow, decision_id)
 
 
+def decision_as_json(row: Row[Any]) -> dict[str, Any]:
+    """Return a decision: what, who, when, why, and whether it was taken back."""
+    return {
+        "decision": row.id,
+        "number": row.desk_id,
+        "action": row.action,
+        "patient": row.chosen_id,
+        "by": row.by,
+        "why": row.why,
+        "at": row.at.isoformat(),
+        "approved_by": row.approved_by,
+        "done": row.done_at is not None,
+        "undone_by": row.undone_by,
+        "undone_why": row.undone_why,
+    }
+
+
+def proposal_as_json(proposal: Proposal) -> dict[str, Any]:
+    """Return a row of the desk with its candidates, scores, evidence and decisions."""
+    row = proposal.row
+    return {
+        "number": row.id,
+        "kind": row.kind,
+        "reason": row.reason,
+        "open": row.resolved_at is None,
+        "claimed": row.evidence.get("claimed"),
+        "proposed": None if proposal.action is None else proposal.action.value,
+        "candidates": [
+            {
+                "patient": patient.id,
+                "identifier": patient.mrn.value if patient.identifiers else "",
+                "name": str(patient.name),
+                "birth_date": str(patient.birth_date or ""),
+                **candidate.score.as_json(),
+            }
+            for candidate, patient in proposal.candidates
+        ],
+        "decisions": [decision_as_json(d) for d in proposal.decisions],
+    }
+
+
 def _apply(
     uow: UnitOfWork,
     row: Row[Any],
