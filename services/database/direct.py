@@ -114,6 +114,7 @@ class Direct:
         self._transformer: _Transformer = Transformer(raw)
         self._known: set[bytes] = connection.info.setdefault("spinecho.prepared", set())
         self._queue: list[Call | bytes] = []
+        self._after: list[bytes] = []
         self._seen: dict[tuple[Prepared, _Values], list[Any]] = {}
         connection.info[_KEY] = self
 
@@ -158,6 +159,14 @@ class Direct:
         self._queue.append(call)
         self._forget(call[0].writes)
 
+    def after_commit(self, command: str) -> None:
+        """Send a command behind the COMMIT, in the same round trip, once however often asked for.
+
+        It is not part of the transaction: if we die in between, it never happens.
+        """
+        if command.encode() not in self._after:
+            self._after.append(command.encode())
+
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Take back what was written inside, and only that, if an exception leaves the block."""
@@ -182,12 +191,13 @@ class Direct:
 
     def commit(self) -> None:
         """Send what waits and COMMIT, in one round trip."""
-        if self._queue:
+        if self._queue or self._after:
             self._run([], commit=True)
 
     def close(self) -> None:
         """Forget everything; the transaction is over."""
         self._queue.clear()
+        self._after.clear()
         self._seen.clear()
         self._connection.info.pop(_KEY, None)
 
@@ -226,7 +236,8 @@ class Direct:
                 self._execute(*entry, sent)
                 answers.append(len(sent) - 1)
             if commit:
-                self._command(b"COMMIT", sent)
+                for command in (b"COMMIT", *self._after):
+                    self._command(command, sent)
             pg.pipeline_sync()
             results = self._results(sent)
         finally:

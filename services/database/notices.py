@@ -9,26 +9,33 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text, update
 
 from models.order_status import OrderStatus
+from services.database.direct import Direct, Prepared
+from services.database.outbox import WAKE
 from services.database.tables import status_notice as table
 
-_TELL = text(
-    """
-    INSERT INTO status_notice
-        (study_id, sequence, order_status, result_status, words, start_at, at, state)
-    SELECT study.id, coalesce(last.sequence, 0) + 1, :order_status, :result_status, :words,
-           planned.start_at, :at, 'due'
-    FROM study
-    CROSS JOIN LATERAL (
-        SELECT min(start_at) AS start_at FROM scheduled_step WHERE order_id = study.order_id
-    ) AS planned
-    LEFT JOIN LATERAL (
-        SELECT * FROM status_notice WHERE study_id = study.id ORDER BY sequence DESC LIMIT 1
-    ) AS last ON true
-    WHERE study.id = :study_id AND study.order_id IS NOT NULL
-      AND (last.order_status, last.result_status, last.start_at)
-          IS DISTINCT FROM (:order_status, :result_status, planned.start_at)
-    RETURNING pg_notify('spinecho_outbox', '')
-    """
+_TELL = Prepared(
+    text(
+        """
+        INSERT INTO status_notice
+            (study_id, sequence, order_status, result_status, words, start_at, at, state)
+        SELECT study.id, coalesce(last.sequence, 0) + 1, said.order_status, said.result_status,
+               CAST(:words AS text), planned.start_at, CAST(:at AS timestamptz), 'due'
+        FROM study
+        CROSS JOIN (
+            SELECT CAST(:order_status AS text) AS order_status,
+                   CAST(:result_status AS text) AS result_status
+        ) AS said
+        CROSS JOIN LATERAL (
+            SELECT min(start_at) AS start_at FROM scheduled_step WHERE order_id = study.order_id
+        ) AS planned
+        LEFT JOIN LATERAL (
+            SELECT * FROM status_notice WHERE study_id = study.id ORDER BY sequence DESC LIMIT 1
+        ) AS last ON true
+        WHERE study.id = :study_id AND study.order_id IS NOT NULL
+          AND (last.order_status, last.result_status, last.start_at)
+              IS DISTINCT FROM (said.order_status, said.result_status, planned.start_at)
+        """
+    )
 )
 _SENDING = text("SELECT pg_try_advisory_xact_lock(hashtext('spinecho status'))")
 
@@ -36,9 +43,12 @@ _SENDING = text("SELECT pg_try_advisory_xact_lock(hashtext('spinecho status'))")
 class Notices:
     """Repository of notices; with `enabled` false nothing is ever written."""
 
-    def __init__(self, connection: Connection, now: datetime, *, enabled: bool) -> None:
+    def __init__(
+        self, connection: Connection, now: datetime, direct: Direct, *, enabled: bool
+    ) -> None:
         self._connection = connection
         self._now = now
+        self._direct = direct
         self._enabled = enabled
 
     def tell(self, study_id: str, status: OrderStatus) -> None:
@@ -50,16 +60,16 @@ class Notices:
         """
         if not self._enabled:
             return
-        self._connection.execute(
-            _TELL,
-            {
-                "study_id": study_id,
-                "order_status": status.order,
-                "result_status": status.result,
-                "words": status.words,
-                "at": self._now,
-            },
+        self._direct.later(
+            _TELL(
+                study_id=study_id,
+                order_status=status.order,
+                result_status=status.result,
+                words=status.words,
+                at=self._now,
+            )
         )
+        self._direct.after_commit(WAKE)
 
     def claim_sending(self) -> bool:
         """Return whether this transaction alone may send; false if another one is sending."""

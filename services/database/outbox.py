@@ -20,7 +20,9 @@ _ANNOUNCE = Prepared(
     insert(outbox).on_conflict_do_nothing(),
     ("topic", "flow", "subject", "version", "queue", "created_at"),
 )
-_NOTIFY = Prepared(text(f"NOTIFY {CHANNEL}"))
+# Not inside the transaction: PostgreSQL lets only one transaction with a NOTIFY commit at a time.
+# The relay looks by itself every second, so that nothing depends on this.
+WAKE = f"NOTIFY {CHANNEL}"
 
 
 class Outbox:
@@ -52,7 +54,7 @@ class Outbox:
                     created_at=self._now,
                 )
             )
-        self._direct.later(_NOTIFY())
+        self._direct.after_commit(WAKE)
 
     def pending(self, limit: int = 100) -> list[Stage]:
         """Return stages that no flow run was created for, the most urgent queue first."""
@@ -122,7 +124,7 @@ class Outbox:
     def reissue(self, stage_id: int) -> None:
         """Let the relay create a new run: created is not done."""
         self._set(stage_id, dispatched_at=None, run_id=None, attempt=outbox.c.attempt + 1)
-        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+        self._direct.after_commit(WAKE)
 
     def reopen(self, subject: str, flow: str) -> None:
         """Let a stage run again that was done while something was missing."""
@@ -133,7 +135,7 @@ class Outbox:
             )
             .values(dispatched_at=None, started_at=None, done_at=None, attempt=outbox.c.attempt + 1)
         )
-        self._connection.execute(text(f"NOTIFY {CHANNEL}"))
+        self._direct.after_commit(WAKE)
 
     def of_study(self, subject: str) -> list[Row[Any]]:
         """Return every stage of a study, oldest first."""

@@ -70,7 +70,7 @@ class UnitOfWork:
         self.visits = Visits(self.connection, self.now, self.direct)
         self.external = ExternalResults(self.connection, self.now)
         self.orders = Orders(self.connection, self.now, self.direct)
-        self.notices = Notices(self.connection, self.now, enabled=self._tells_placer)
+        self.notices = Notices(self.connection, self.now, self.direct, enabled=self._tells_placer)
         self.studies = Studies(self.connection, self.now, self.direct, on_status=self.notices.tell)
         self.holdings = Holdings(self.connection, self.now)
         self.peers = Peers(self.connection, self.now)

@@ -179,3 +179,21 @@ def test_more_than_the_sockets_hold_goes_through(things: Store) -> None:
             uow.direct.later(ADD(id=number, bytes=b"x" * 400_000))
         uow.direct.foresee(*(GET(thing=n) for n in range(40)))
     assert _count(things) == 40
+
+
+def test_what_follows_the_commit_is_heard_once_and_only_then(things: Store) -> None:
+    heard = things.engine.raw_connection()
+    heard.driver_connection.autocommit = True
+    heard.driver_connection.execute("LISTEN direct_thing")
+    with suppress(KeyError), things() as uow:
+        uow.direct.after_commit("NOTIFY direct_thing, 'never'")
+        raise KeyError
+    with things() as uow:
+        uow.connection.execute(insert(thing).values(id=1))
+        for _ in range(2):
+            uow.direct.after_commit("NOTIFY direct_thing, 'then'")
+    told = [note.payload for note in heard.driver_connection.notifies(timeout=5, stop_after=1)]
+    told += [note.payload for note in heard.driver_connection.notifies(timeout=0)]
+    assert told == ["then"]
+    assert _count(things) == 1
+    heard.invalidate()
