@@ -11,9 +11,14 @@ from typing import Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from models.external_result import CRITICAL
+from models.lifecycle import StepState, move
 from models.order_control import RULES
 from models.priority import HL7_PRIORITY
+from models.visit import VisitState
 from services.hl7.mapping import ORDER, PATIENT, STEP, Kind, Row
+from services.workflow.encounters import VISIT_EVENTS
+from services.workflow.scheduling import EVENTS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 
@@ -82,7 +87,82 @@ def _controls() -> Iterable[str]:
         yield f"| {control} | {', '.join(statuses)} | {action} | {source} |"
 
 
-PAGES: Final = {"hl7-mapping.md": mapping_page}
+_EVENTS: Final = """# HL7 events: patients, visits, appointments, results
+
+Made by `python -m deployments.handbook` from the tables that the program follows; do not edit it \
+by hand. An event that is not here is rejected (AR, 201). Orders are in `hl7-mapping.md`.
+
+- An empty field leaves what is stored as it is; two quotes (`""`) delete it.
+- Two identifiers are the same number where value and assigning authority agree. Where CX.4 is \
+empty, the authority is `SPINECHO_DEFAULT_AUTHORITY`.
+- A message that names its patient by an identifier that retired in a merge is refused (204). \
+Images under it are accepted and filed under the survivor.
+- What changes for an order whose exam has not begun stands on the timeline of its study.
+"""
+
+_RECORDS: Final = {
+    "A28": "A person is added; one that is there is not overwritten.",
+    "A31": "A person's demographics change.",
+    "A40": "Each MRG-1 retires into the PID-3 before it, with its orders, studies, visits and "
+    "appointments. A survivor that is not there is made; one message may hold several merges, and "
+    "they happen together or not at all. Both the same, or merged the other way round before: "
+    "205. One that retired before: 204.",
+    "A47": "PID-3 takes the place of MRG-1. A PID-3 that exists already: 205.",
+    "A43, A44, A45": "The visits of MRG-5 (else PV1-19), or those of the account in MRG-3, go to "
+    "the patient in PID with their orders and studies; nothing else moves. Nothing listed: 101.",
+    "A41": "The visits of the account in MRG-3 get that of PID-18.",
+    "A42": "The visit of MRG-5 gets the number in PV1-19, and so do its orders.",
+    "A24, A37": "Two records are linked as perhaps one person, or the link is taken back; neither "
+    "retires.",
+    "A60": "The allergies in IAM-3 (AL1-3) reach every open order.",
+}
+
+
+def events_page() -> str:
+    """Return docs/hl7-events.md."""
+    lines = [_EVENTS, "## Visits (ADT)", "", "| event | visit | beside it |", "|---|---|---|"]
+    for event, effect in VISIT_EVENTS.items():
+        state = "as it is" if effect.state is None else effect.state.value
+        beside = "location, class and AL1 reach the open orders of the visit"
+        if effect.state is VisitState.CANCELLED:
+            beside = "its open orders go to the desk and stay on the worklist"
+        if effect.arrives:
+            beside += "; steps of today are ARRIVED"
+        lines.append(f"| {event} | {state} | {beside} |")
+    lines += ["", "## Patient records (ADT)", "", "| event | what is done |", "|---|---|"]
+    lines += [f"| {event} | {what} |" for event, what in _RECORDS.items()]
+    lines += [
+        "",
+        "## Appointments (SIU)",
+        "",
+        "A slot is known by SCH-2 with its issuer, else SCH-1. It joins the order that SCH-26 or "
+        "SCH-27 names (else ORC-2, OBR-2, ORC-3, OBR-3) if that is the same patient's; one that "
+        "comes before its order waits for it. The time is AIS-4, else SCH-11.4 or AIG-8. A step "
+        "without a slot is off the worklist and its order stays open. An exam that has begun is "
+        "not moved (206). S23 and S24 have no patient and are ignored.",
+        "",
+        "| event | slot | step |",
+        "|---|---|---|",
+    ]
+    for event, (appointment, step) in EVENTS.items():
+        after = move(StepState.SCHEDULED, step).value
+        lines.append(f"| {event} | {appointment.value} | {after} |")
+    lines += [
+        "",
+        "## Results from other systems (ORU^R01)",
+        "",
+        "Each OBR is a result. It is linked to the study that the first of these names: the Study "
+        "Instance UID in the OBX with code 113014, the accession number in OBR-18, that in OBR-3, "
+        "the placer order number in OBR-2. Its status is OBR-25, else OBX-11; it is critical "
+        "where an OBX-8 is " + ", ".join(sorted(CRITICAL)) + ". A result that names no study "
+        "here, or the study of another patient, is kept and shown on the desk, and answered AA. "
+        "Laboratory results are ignored. The text stays in the message store.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+PAGES: Final = {"hl7-mapping.md": mapping_page, "hl7-events.md": events_page}
 """File below docs/ → what makes it."""
 
 

@@ -36,3 +36,13 @@ def test_every_mapped_attribute_is_answered() -> None:
     assert {r.keyword for r in (*PATIENT, *ORDER)} <= {e.keyword for e in item}
     step = item.ScheduledProcedureStepSequence[0]
     assert {r.keyword for r in STEP} <= {e.keyword for e in step}
+
+
+def test_every_event_that_is_served_stands_on_its_page() -> None:
+    import re
+
+    from services.workflow.dispatch import USE_CASES
+
+    page = (DOCS / "hl7-events.md").read_text(encoding="utf-8")
+    served = {key.split("^")[1] for key in USE_CASES if key.split("^")[0] in {"ADT", "SIU"}}
+    assert served - set(re.findall(r"\b[AS]\d\d\b", page)) == set()
