@@ -16,6 +16,7 @@ from models.errors import ProfileError, SpinechoError
 from services.database.store import Store
 from services.hl7.profiles import load
 from services.settings import Settings
+from services.workflow.lanes import lanes
 
 LATE: Final = timedelta(minutes=5)
 SILENT_S: Final = 60
@@ -53,6 +54,7 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
         store.check()
         with store() as uow:
             backlog, now = uow.outbox.backlog(LATE), uow.now
+            broken = [row for row in lanes(uow) if row.broken]
     except SpinechoError as error:
         return [_check("database", ok=False, state=str(error), advice="run 'spinecho up'")]
     finally:
@@ -68,7 +70,20 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
     return [
         _check("database", ok=True, state="answers"),
         _check("stages", ok=not backlog.late, state=state, advice=advice),
+        _lanes(broken),
     ]
+
+
+def _lanes(broken: list[Any]) -> dict[str, Any]:
+    named = ", ".join(
+        f"{row.name} ({row.direction}) since {row.since:%m-%d %H:%M}" for row in broken
+    )
+    return _check(
+        "lanes",
+        ok=not broken,
+        state=f"broken: {named}" if broken else "messages get through",
+        advice="'spinecho messages dead-letters' says why" if broken else "",
+    )
 
 
 def examine_workers(settings: Settings) -> list[dict[str, Any]]:

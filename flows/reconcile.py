@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.housekeeping import restart_stuck
+from tasks.housekeeping import restart_stuck, watch_lanes
 from tasks.stages import answer_commitments, escalate, forgotten, judge_quiet
 
 
 @flow(name="reconcile")
 async def reconcile() -> None:
-    """Start stuck stages again, judge quiet exams, answer scanners, escalate, ask after exams."""
+    """Start stuck stages again, judge quiet exams, answer scanners, escalate, judge lanes."""
     await restart_stuck()
     await judge_quiet()
     await answer_commitments()
     await escalate()
     await forgotten()
+    await watch_lanes()

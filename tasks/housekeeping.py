@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from services import relay
 from services.database.tables import kpi, report
 from services.database.tables import study as table
+from services.workflow.lanes import judge_lanes
 from services.workflow.reconcile import find_open, reissue
 from services.workflow.retention import tend_messages
 from tasks.parts import parts
@@ -32,6 +33,13 @@ async def restart_stuck() -> int:
         states = await relay.run_states(client, [s.run_id for s in stages if s.run_id])
     types = {run_id: state.type for run_id, state in states.items()}
     return await asyncio.to_thread(reissue, p.store, stages, types)
+
+
+@task(name="judge lanes", **PATIENT)
+async def watch_lanes() -> int:
+    """Tell of each lane that has broken or is well again since the last sweep."""
+    p = parts()
+    return len(await asyncio.to_thread(judge_lanes, p.store, p.settings))
 
 
 @task(name="keep the message store in bounds", **PATIENT)

@@ -451,8 +451,6 @@ lane = Table(
     Column("broken", Boolean, nullable=False),
     _time("since", required=True),
     Column("failures", Integer, nullable=False, server_default="0"),
-    # Up to which message an inbound lane has been judged.
-    Column("looked_at_id", BigInteger, nullable=False, server_default="0"),
 )
 
 hl7_sequence = Table(

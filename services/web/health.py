@@ -22,7 +22,7 @@ from models.lifecycle import StudyState
 from models.priority import Priority
 from services.database.store import Store, UnitOfWork
 from services.database.studies import READABLE
-from services.database.tables import critical_result, delivery, desk, outbox, report, study
+from services.database.tables import critical_result, delivery, desk, lane, outbox, report, study
 from services.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -159,6 +159,15 @@ def _figures(uow: UnitOfWork) -> Iterator[Metric]:
         ),
     ):
         yield GaugeMetricFamily(name, text, value=uow.studies.select(query)[0].n)
+
+    broken = GaugeMetricFamily(
+        "spinecho_lane_broken",
+        "1 while a sender's messages or those to a destination do not get through.",
+        labels=["direction", "lane"],
+    )
+    for row in uow.studies.select(select(lane.c.direction, lane.c.name, lane.c.broken)):
+        broken.add_metric([row.direction, row.name], int(row.broken))
+    yield broken
 
     signed = CounterMetricFamily(
         "spinecho_reports_signed", "Report versions signed.", labels=["status"]

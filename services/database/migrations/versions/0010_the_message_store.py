@@ -109,7 +109,6 @@ def upgrade() -> None:
         sa.Column("broken", sa.Boolean(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("looked_at_id", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("direction", "name", name=op.f("pk_lane")),
     )
 
