@@ -155,7 +155,8 @@ NOTES: Final[dict[str, tuple[str, str]]] = {
     ),
     "dcm4che__SIU_S12-NewAppointmentBooking.hl7": (
         "no SCH and no RGS, segments in another order, a broken hexadecimal escape",
-        "Without SCH there is no appointment to follow; the rest is read all the same.",
+        "Without SCH there is no appointment to follow: AE names the segment that is missing. The "
+        "broken escape harms nothing; it stays as it was sent.",
     ),
     "msfc__ADT-A01-01.hl7": ("v2.8, an odd UTC offset in MSH-7, LF between segments", _VISIT),
     "msfc__ADT-A02-01.hl7": ("a transfer", _VISIT),
@@ -219,7 +220,8 @@ NOTES: Final[dict[str, tuple[str, str]]] = {
     "msfc__SIU-S26-01.hl7": ("the patient did not come", _BOOKING),
     "msfc__SIU_12.hl7": (
         "called SIU, MSH-9 says ADT^A60; it names no allergy",
-        "MSH-9 decides, not the name of a file.",
+        "MSH-9 decides, not the name of a file. An allergy that does not say to what (IAM-3) could "
+        "not be shown to anybody; its sender has to hear of it.",
     ),
     "pacsbridge__ack_sample.hl7": (
         "an acknowledgement, which asks for a commit acknowledgement (MSH-15 AL)",
