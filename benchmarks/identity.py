@@ -25,8 +25,8 @@ from services.simulators.population import Person, Population, Question
 SIZE = 100_000
 PAIRS = 4200
 STRANGERS = 3000
-SEEDS = (404, 505, 606)
-"""Seed 1 chose weights and thresholds, a look at 101, 202 and 303 one more rule: not these."""
+SEEDS = (707, 808, 909)
+"""Seed 1 chose weights and thresholds, a look at others one more rule: not these."""
 
 
 @dataclass(slots=True)

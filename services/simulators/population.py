@@ -319,9 +319,7 @@ class Population:
         kinds: dict[str, Callable[[], Person]] = {
             "ordinary stranger": self.somebody,
             "stranger of common name": self._common,
-            "namesake of another day": lambda: replace(
-                self._known(), birth_date=self.somebody().birth_date
-            ),
+            "namesake of another day": self._namesake,
             "namesake of the same day": self._double,
             "twin not registered": lambda: self._sibling(self._known()),
             "of the same household": lambda: replace(self.somebody(), family=self._known().family),
@@ -354,6 +352,13 @@ class Population:
             family=self._random.choice(_FAMILIES[:10]),
             given=self._random.choice(self._given[person.sex].words[:10]),
         )
+
+    def _namesake(self) -> Person:
+        known = self._known()
+        born = known.birth_date
+        while born == known.birth_date:
+            born = self.somebody().birth_date
+        return replace(known, birth_date=born)
 
     def _double(self) -> Person:
         # It happens to bearers of common names: one name, one birth date, two people.
