@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from models.errors import UnknownKey
-from services.database.direct import Direct, Prepared
+from services.database.direct import Call, Direct, Prepared
 from services.database.partitions import Partitions, month_of
 from services.database.tables import message_key, message_log, message_number
 from services.security.keys import Key, Keyring
@@ -151,15 +151,17 @@ class Messages:
         self._current()
         self._partitions.ensure(self._connection, month_of(self._now))
 
-    def begin(self, raw: bytes, *, attempt_of: int | None = None) -> Attempt:
+    def begin(
+        self, raw: bytes, *, attempt_of: int | None = None, also: Iterable[Call] = ()
+    ) -> Attempt:
         """Number a message that has come, unless the same bytes have been answered before.
 
         The bytes hold the sender (MSH-3, MSH-4) and the control id (MSH-10), so the same bytes are
         the same message. One that failed through a fault of ours gets a new number: it is tried
-        afresh.
+        afresh. What is to be looked up anyway may be asked in the same round trip.
         """
         asked = _KNOWN(sha256=sha256(raw).digest())
-        self._direct.foresee(_NUMBER(), asked)
+        self._direct.foresee(_NUMBER(), asked, *also)
         row = self._direct.first(asked)
         if attempt_of is not None:
             return Attempt(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
-from models.errors import MissingField, Unsupported
-from models.request import PatientRequest
+from models.errors import MissingField, PeerError, Unsupported
+from models.request import OrderRequest, PatientRequest
 from models.study import Study
+from services.database.direct import Call
 from services.database.store import UnitOfWork
 from services.hl7.acknowledgement import UnsupportedEvent, UnsupportedVersion
 from services.hl7.encounters import (
@@ -44,7 +45,7 @@ from services.workflow.encounters import (
     unlink_records,
 )
 from services.workflow.external_results import take_results
-from services.workflow.intake import foresee
+from services.workflow.intake import foreseen
 from services.workflow.order_control import take_orders
 from services.workflow.patients import take_patient
 from services.workflow.scheduling import EVENTS, take_appointment
@@ -57,6 +58,43 @@ VERSIONS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReading:
+    """What an order message says, of whom and of what."""
+
+    subject: PatientRequest
+    requests: Sequence[OrderRequest]
+
+    @classmethod
+    def of(cls, message: Message, settings: Settings) -> OrderReading:
+        """Read the whole message: most of what is refused is refused before anything is written.
+
+        Raises
+        ------
+        PeerError
+            Naming the place.
+        """
+        requests = read_orders(message)
+        return cls(subject=read_patient(message, settings.default_authority), requests=requests)
+
+    @classmethod
+    def ahead(cls, message: Message, settings: Settings) -> OrderReading | None:
+        """Read an order before its transaction begins, so that one question asks for everything.
+
+        Anything else is None, and so is a wrong order: what is wrong is told when it is applied.
+        """
+        if message.type not in ORDER_TYPES or not is_imaging(message):
+            return None
+        try:
+            return cls.of(message, settings)
+        except PeerError:
+            return None
+
+    def questions(self, uow: UnitOfWork) -> list[Call]:
+        """Return what applying it will look up."""
+        return foreseen(uow, self.subject, self.requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """A message that was read and recorded, with all that a use case needs."""
 
@@ -64,6 +102,8 @@ class Received:
     message: Message
     message_id: int
     settings: Settings
+    reading: OrderReading | None = None
+    """Of an order, where it could be read ahead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +153,9 @@ def _orders(received: Received) -> Applied:
         sections = {obr.get(24) for obr in message.all("OBR")} & NOT_IMAGING
         log.info("hl7.not_imaging", message=received.message_id, sections=sorted(sections))
         return Applied(state="ignored")
-    # Everything is read before anything is written: most of what is refused is refused here.
-    requests = read_orders(message)
-    subject = _patient(received)
-    foresee(uow, subject, requests)
-    patient = take_patient(uow, subject)
-    studies = take_orders(uow, patient, requests, message_id=received.message_id)
+    reading = received.reading or OrderReading.of(message, received.settings)
+    patient = take_patient(uow, reading.subject)
+    studies = take_orders(uow, patient, reading.requests, message_id=received.message_id)
     return Applied(study=studies[0]) if studies else Applied(state="ignored")
 
 

@@ -19,6 +19,7 @@ from models.order_status import STATUS
 from models.patient import Code, Patient
 from models.request import OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
+from services.database.direct import Call
 from services.database.store import UnitOfWork
 from services.workflow.identification import Claim, contradictions
 from services.workflow.said import overlaid
@@ -40,8 +41,10 @@ _WAITING: Final = (
 )
 
 
-def foresee(uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequest]) -> None:
-    """Look up in one round trip what taking the patient and these orders will ask for."""
+def foreseen(
+    uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequest]
+) -> list[Call]:
+    """Return what taking the patient and these orders will ask, to be asked in one round trip."""
     asked = [uow.patients.finding(identifier) for identifier in patient.identifiers]
     for request in orders:
         asked += uow.orders.finding(
@@ -52,7 +55,7 @@ def foresee(uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequ
         if request.action is not OrderAction.CHANGE:
             name = slot_name(request.placer_number, request.placer_authority)
             asked.append(uow.visits.waiting(name))
-    uow.direct.foresee(*asked)
+    return asked
 
 
 def named_orders(uow: UnitOfWork, patient: Patient, request: OrderRequest) -> list[Order]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from models.errors import InvalidValue, OurError, PeerError, SpinechoError
-from services.database.store import Store, UnitOfWork
+from services.database.store import Store
 from services.hl7.acknowledgement import (
     Outcome,
     TooLong,
@@ -24,9 +24,9 @@ from services.hl7.acknowledgement import (
 )
 from services.hl7.er7 import Message, parse
 from services.hl7.references import ACCESSION, references
-from services.hl7.standardising import Rewriting
+from services.hl7.standardising import Rewriting, Standard
 from services.settings import Settings
-from services.workflow.dispatch import Applied, Received, apply
+from services.workflow.dispatch import Applied, OrderReading, Received, apply
 from services.workflow.numbering import Turn, take, turn_of
 from services.workflow.order_answers import with_orders
 
@@ -115,8 +115,16 @@ def _receive(
     )
     if message is not None and message.warnings:
         log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
+    standard, reading = None, None
+    if message is not None and unreadable is None:
+        # What goes wrong here is met again, and told, where the message is applied.
+        with suppress(Exception):
+            standard = _standardised(message, raw, profiles)
+            reading = OrderReading.ahead(standard.message, settings)
     with store() as uow:
-        attempt = uow.messages.begin(raw, attempt_of=attempt_of)
+        attempt = uow.messages.begin(
+            raw, attempt_of=attempt_of, also=reading.questions(uow) if reading else ()
+        )
         if (known := attempt.repeats) is not None:
             return Answered(
                 message_id=known.id,
@@ -147,9 +155,18 @@ def _receive(
             failure = turn.error
             if failure is None:
                 received = Received(
-                    uow=uow, message=message, message_id=message_id, settings=settings
+                    uow=uow,
+                    message=message,
+                    message_id=message_id,
+                    settings=settings,
+                    reading=reading,
                 )
-                applied, failure = _attempt(received, raw, profiles, read, at_once=at_once)
+                applied, failure = _attempt(
+                    received,
+                    lambda: standard or _standardised(message, raw, profiles),
+                    read,
+                    at_once=at_once,
+                )
         # Where we failed, the same number comes again.
         ours = isinstance(failure, OurError)
         expected = turn.expected if ours else take(uow, turn, sender)
@@ -180,8 +197,7 @@ def _receive(
 
 def _attempt(
     received: Received,
-    raw: bytes,
-    profiles: Rewriting | None,
+    standardised: Callable[[], Standard],
     read: list[Message],
     *,
     at_once: bool,
@@ -194,9 +210,13 @@ def _attempt(
     try:
         with uow.direct.attempt():
             _admit(message, received.settings)
-            with _standard(uow, message, raw, profiles) as asked:
-                read.append(asked)
-                applied = apply(replace(received, message=asked))
+            standard = standardised()
+            uow.timeline.noting(**standard.evidence)
+            # What is wrong with it is told where its sender has it.
+            with standard.as_sent():
+                standard.require()
+                read.append(standard.message)
+                applied = apply(replace(received, message=standard.message))
             if at_once:
                 uow.direct.flush()
     except PeerError as error:
@@ -268,16 +288,6 @@ def keep_fragment(store: Store, raw: bytes, *, peer: str, reason: str) -> None:
         )
 
 
-@contextmanager
-def _standard(
-    uow: UnitOfWork, message: Message, raw: bytes, profiles: Rewriting | None
-) -> Iterator[Message]:
-    """Give the message as IHE has it, and tell of what is wrong with it where its sender has it."""
-    if profiles is None:
-        yield message
-        return
-    standard = profiles.standardised(message, raw)
-    uow.timeline.noting(**standard.evidence)
-    with standard.as_sent():
-        standard.require()
-        yield standard.message
+def _standardised(message: Message, raw: bytes, profiles: Rewriting | None) -> Standard:
+    """Give the message as IHE has it."""
+    return Standard(message=message) if profiles is None else profiles.standardised(message, raw)
