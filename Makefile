@@ -27,7 +27,12 @@ help: ## Show this list
 demo: .venv/.ready ## A morning in the department, over the real protocols; KEEP=1 leaves it running
 	@$(BIN)/spinecho demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-test: .venv/.ready ## Run every test
+# What needs a sender from npm is skipped, and says so, where npm has no registry to ask.
+tests/peers/node_modules/.ready: tests/peers/package-lock.json | .venv/.ready
+	@$(BIN)/npm --prefix $(dir $<) ci --ignore-scripts --no-audit --no-fund --fetch-retries 1 --loglevel error >/dev/null \
+		&& touch $@ || echo "npm could not install the senders of tests/peers." >&2
+
+test: .venv/.ready tests/peers/node_modules/.ready ## Run every test
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/journey
 	@# Each of these starts a whole installation and wants the machine for itself.
 	@$(BIN)/python -m pytest -q tests/journey
@@ -49,4 +54,4 @@ lock: ## Resolve the dependencies anew (needs uv)
 		--no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the virtual environment and the caches
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv tests/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

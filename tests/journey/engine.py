@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import ServerProxy
@@ -14,7 +18,7 @@ import httpx
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from deployments.installation import environment
+from deployments.installation import PORTS, environment, free_ports
 from services.settings import Settings
 
 
@@ -108,3 +112,27 @@ class Engine:
 
     def _journal(self) -> str:
         return (self.settings.home / "up.log").read_text()[-2000:]
+
+
+@contextmanager
+def installed(emr_port: int, status_port: int) -> Iterator[Engine]:
+    """An installation that is up, sending its reports and statuses to these ports."""
+    # Not below pytest's own directory, which the database's account may not enter.
+    home = Path(tempfile.mkdtemp(prefix="spinecho-journey-", dir="/var/tmp"))
+    home.chmod(0o755)
+    engine = Engine(
+        Settings(
+            home=home,
+            **free_ports(*PORTS),  # type: ignore[arg-type]
+            destinations={"emr": f"mllp://127.0.0.1:{emr_port}"},
+            status_destination=f"mllp://127.0.0.1:{status_port}",
+            quiet_s=5,
+            reconcile_s=10,
+        )
+    )
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(home, ignore_errors=True)

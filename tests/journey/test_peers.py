@@ -1,42 +1,65 @@
-"""DCMTK's programs and the PyPI hl7 client against a whole ``spinecho up``."""
+"""Other people's senders and tools against a whole ``spinecho up``."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 from hl7.client import MLLPClient
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from v2fhir.mllp import MLLPClient as BridgeClient
+from v2fhir.tools.ris_sim import demo_script
 
+from models.patient import Identifier
 from models.study import new_uid
+from services.database.messages import StoredMessage, Wanted
+from services.database.store import Store
+from services.simulators.inbox import EmrInbox
+from services.simulators.status_inbox import StatusInbox
 from tests.dicom.department import run, series
 from tests.hl7.orders import orm
-from tests.journey.engine import Engine
+from tests.journey.engine import Engine, installed
+
+PEERS = Path(__file__).parents[1] / "peers"
 
 
-def test_an_order_becomes_a_worklist_item_and_its_images_a_study(
-    engine: Engine, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """One installation for all of them, for each takes half a minute to start."""
+    with (
+        EmrInbox() as inbox,
+        StatusInbox() as statuses,
+        installed(inbox.port, statuses.port) as engine,
+    ):
+        yield engine
+
+
+@pytest.fixture
+def store(engine: Engine) -> Iterator[Store]:
+    store = Store(engine.settings, pool_size=1)
+    yield store
+    store.close()
+
+
+def test_pypi_hl7_and_dcmtk(engine: Engine, tmp_path: Path) -> None:
     settings = engine.settings
-    dicom = ("127.0.0.1", str(settings.dicom_port))
     uid = new_uid()
     with MLLPClient("127.0.0.1", settings.hl7_port) as emr:
         answer = emr.send_message(orm(control_id="C1", uid=uid))
     assert b"MSA|AA|C1" in answer
 
+    dicom = ("127.0.0.1", str(settings.dicom_port))
     echoed = run("echoscu", "-aec", "SPINECHO", *dicom)
     assert echoed.returncode == 0, echoed.stderr
 
-    (tmp_path / "items").mkdir()
-    keys = ("ScheduledProcedureStepSequence[0].ScheduledStationAETitle=MR1AE", "AccessionNumber")
-    asked = run(
-        *("findscu", "-W", "-X", "-od", tmp_path / "items", "-aec", "SPINECHO"),
-        *(part for key in (*keys, "StudyInstanceUID", "PatientID") for part in ("-k", key)),
-        *dicom,
-    )
-    assert asked.returncode == 0, asked.stderr
-    (item,) = map(dcmread, (tmp_path / "items").iterdir())
-    assert (item.AccessionNumber, item.StudyInstanceUID) == ("A2026000123", uid)
+    (item,) = _worklist(engine, tmp_path / "items", "A2026000123")
+    assert item.StudyInstanceUID == uid
+    assert item.ScheduledProcedureStepSequence[0].ScheduledStationAETitle == "MR1AE"
 
     series(tmp_path / "images", uid, 3)
     sent = run("storescu", "-aec", "SPINECHO", "+sd", *dicom, tmp_path / "images")
@@ -44,3 +67,108 @@ def test_an_order_becomes_a_worklist_item_and_its_images_a_study(
     told = httpx.get(f"{settings.http_url}/dicom-web/studies", params={"StudyInstanceUID": uid})
     (study,) = told.json()
     assert study["00201208"]["Value"] == [3]  # Number of Study Related Instances
+
+
+def test_node_hl7_client(engine: Engine, store: Store, tmp_path: Path) -> None:
+    if not (PEERS / "node_modules" / "node-hl7-client").is_dir():
+        pytest.skip("node-hl7-client is not installed: make test asks npm for it")
+    uid = new_uid()
+    node = Path(sys.executable).with_name("node")
+    ran = subprocess.run(
+        [node, PEERS / "send.mjs", str(engine.settings.hl7_port), uid],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert [(one["control"], one["code"]) for one in told] == [
+        *(("N1", "AA"), ("N2", "AA"), ("N3", "AA"), ("N4", "AE"))
+    ]
+    assert "101^Required field missing^HL70357" in told[-1]["answer"]
+
+    (orm_item,) = _worklist(engine, tmp_path / "orm", "A2026000701")
+    (omi_item,) = _worklist(engine, tmp_path / "omi", "A2026000702")
+    assert [orm_item.StudyInstanceUID, omi_item.StudyInstanceUID] == [uid, f"{uid}.2"]
+    assert [i.RequestedProcedurePriority for i in (orm_item, omi_item)] == ["ROUTINE", "STAT"]
+    # The name that the ADT brought later.
+    assert {str(i.PatientName) for i in (orm_item, omi_item)} == {"ROE-POE^NORA"}
+    (step,) = omi_item.ScheduledProcedureStepSequence
+    assert (step.ScheduledStationAETitle, step.Modality) == ("MR1AE", "MR")
+    assert (step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime) == (
+        *("20260302", "090000"),
+    )
+
+    kept = _log(store, "NODE")
+    assert [message.raw.decode() for message in kept] == [one["sent"] for one in told]
+    assert [message.state for message in kept] == ["processed"] * 3 + ["refused"]
+
+
+def test_demo_traffic_of_hl7v2_fhir_bridge(engine: Engine, store: Store, tmp_path: Path) -> None:
+    """Its nine messages, and the repetition and the garbage that its demo ends with."""
+    script = [message.encode() for _, message in demo_script()]
+    *order, completed, preliminary, final, corrected, renamed, second, cancelled = script
+    with BridgeClient("127.0.0.1", engine.settings.hl7_port) as ris:
+        answers = [ris.send(message) for message in order]
+        (item,) = _worklist(engine, tmp_path / "ordered", "ACC2001")
+        assert str(item.PatientName) == "NÚÑEZ^JOSÉ^ANTONIO"
+        (step,) = item.ScheduledProcedureStepSequence
+        # 10:00 at its UTC-5, which is 15:00 at our UTC.
+        assert (step.Modality, step.ScheduledProcedureStepStartTime) == ("CT", "150000")
+        answers += [ris.send(completed)]
+        assert _worklist(engine, tmp_path / "completed", "ACC2001") == []
+        answers += [ris.send(m) for m in (preliminary, final, corrected, renamed)]
+        with store() as uow:
+            patient = uow.patients.known_by(Identifier(value="SYN100234", authority="SYNTH_HOSP"))
+        assert patient is not None
+        assert patient.name.family == "NÚÑEZ-GARCÍA"
+        answers += [ris.send(m) for m in (second, cancelled)]
+        again, garbage = ris.send(script[1]), ris.send(b"this is not HL7\r")
+
+    codes = [answer.partition(b"MSA|")[2][:2].decode() for answer in answers]
+    # A cancellation without PID is not what IHE asks for: docs/connect-your-emr.md.
+    assert codes == ["AA"] * 8 + ["AE"]
+    assert b"ERR||PID|101^Required field missing^HL70357" in answers[-1]
+    assert again == answers[1]
+    assert b"MSA|AR" in garbage
+
+    (second_item,) = _worklist(engine, tmp_path / "second", "ACC2002")
+    # The order came after the change and still has the earlier name.
+    assert str(second_item.PatientName) == "NÚÑEZ^JOSÉ^ANTONIO"
+    # OBR-24 is HL70074's word, where IHE has DICOM's: a profile's affair.
+    assert second_item.ScheduledProcedureStepSequence[0].Modality == "NMR"
+
+    kept = _log(store, "RIS_SIM")
+    assert [message.raw for message in kept] == script
+    assert [message.state for message in kept] == ["processed"] * 8 + ["refused"]
+    with store() as uow:
+        study = uow.studies.find(item.StudyInstanceUID)
+        assert study is not None
+        results = uow.external.of_study(study.id)
+    assert [result.status for result in results] == ["P", "F", "C"]
+
+
+def _worklist(engine: Engine, folder: Path, accession: str) -> list[Dataset]:
+    """Return what DCMTK's findscu finds under an accession number."""
+    folder.mkdir()
+    keys = (
+        "ScheduledProcedureStepSequence[0].ScheduledStationAETitle",
+        "ScheduledProcedureStepSequence[0].Modality",
+        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartDate",
+        "ScheduledProcedureStepSequence[0].ScheduledProcedureStepStartTime",
+        f"AccessionNumber={accession}",
+        *("StudyInstanceUID", "PatientID", "PatientName", "RequestedProcedurePriority"),
+    )
+    asked = run(
+        *("findscu", "-W", "-X", "-od", folder, "-aec", "SPINECHO"),
+        *(part for key in keys for part in ("-k", key)),
+        *("127.0.0.1", str(engine.settings.dicom_port)),
+    )
+    assert asked.returncode == 0, asked.stderr
+    return [dcmread(path) for path in sorted(folder.iterdir())]
+
+
+def _log(store: Store, sender: str) -> list[StoredMessage]:
+    """Return what is kept of a sender's messages, oldest first."""
+    with store() as uow:
+        return uow.messages.opened(Wanted(sender=sender, direction="in"))[::-1]
