@@ -21,8 +21,9 @@ _ANNOUNCE = Prepared(
     ("topic", "flow", "subject", "version", "queue", "created_at"),
 )
 # Not inside the transaction: PostgreSQL lets only one transaction with a NOTIFY commit at a time.
-# The relay looks by itself every second, so that nothing depends on this.
-WAKE = f"NOTIFY {CHANNEL}"
+# The relay looks by itself every second, so that nothing depends on this, and it need not wait for
+# the disk as the COMMIT before it does.
+WAKE = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 
 
 class Outbox:
