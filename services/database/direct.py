@@ -65,6 +65,7 @@ class Prepared:
             )
             for name in places
         )
+        self.formats: Final = [PyFormat.TEXT] * len(self._parameters)
         self._names: Final = {name for name, _, _ in self._parameters}
         self.tables: Final = frozenset(
             item.name for item in visitors.iterate(statement) if isinstance(item, Table)
@@ -250,7 +251,7 @@ class Direct:
 
     def _encoded(self, statement: Prepared, values: _Values) -> tuple[Prepared, _Texts]:
         try:
-            texts = self._transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+            texts = self._transformer.dump_sequence(values, statement.formats)
         except psycopg.Error as error:
             raise _as_sqlalchemy(error) from error
         return statement, texts

@@ -58,16 +58,24 @@ class Segment:
 
     def part(self, repetition: str, component: int, subcomponent: int = 1) -> str:
         """Return one component of one repetition, unescaped and trimmed; empty if absent."""
-        components = repetition.split(self.delimiters.component)
-        if component > len(components):
+        marks = self.delimiters
+        if marks.component in repetition:
+            components = repetition.split(marks.component)
+            if component > len(components):
+                return ""
+            repetition = components[component - 1]
+        elif component > 1:
             return ""
-        parts = components[component - 1].split(self.delimiters.subcomponent)
-        if subcomponent > len(parts):
+        if marks.subcomponent in repetition:
+            parts = repetition.split(marks.subcomponent)
+            if subcomponent > len(parts):
+                return ""
+            repetition = parts[subcomponent - 1]
+        elif subcomponent > 1:
             return ""
-        part = parts[subcomponent - 1]
-        if self.delimiters.escape in part:
-            part = unescape(part, self.delimiters)
-        return part.strip()
+        if marks.escape in repetition:
+            repetition = unescape(repetition, marks)
+        return repetition.strip()
 
     def optional(self, number: int, component: int = 1) -> str | None:
         """Return a component; None when nothing was said, empty when it is to be deleted."""
