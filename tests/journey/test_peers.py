@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -113,8 +114,10 @@ def test_demo_traffic_of_hl7v2_fhir_bridge(engine: Engine, store: Store, tmp_pat
         (item,) = _worklist(engine, tmp_path / "ordered", "ACC2001")
         assert str(item.PatientName) == "NÚÑEZ^JOSÉ^ANTONIO"
         (step,) = item.ScheduledProcedureStepSequence
-        # 10:00 at its UTC-5, which is 15:00 at our UTC.
-        assert (step.Modality, step.ScheduledProcedureStepStartTime) == ("CT", "150000")
+        # 10:00 at UTC-5; the worklist has the department's own time.
+        start = datetime(2026, 9, 15, 15, tzinfo=UTC).astimezone()
+        assert step.ScheduledProcedureStepStartTime == f"{start:%H%M%S}"
+        assert step.Modality == "CT"
         answers += [ris.send(completed)]
         assert _worklist(engine, tmp_path / "completed", "ACC2001") == []
         answers += [ris.send(m) for m in (preliminary, final, corrected, renamed)]
