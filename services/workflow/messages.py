@@ -116,7 +116,8 @@ def _receive(
     if message is not None and message.warnings:
         log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
     standard, reading = None, None
-    if message is not None and unreadable is None:
+    # Sent at once, a value that cannot even be asked for shows inside the attempt.
+    if message is not None and unreadable is None and not at_once:
         # What goes wrong here is met again, and told, where the message is applied.
         with suppress(Exception):
             standard = _standardised(message, raw, profiles)

@@ -239,6 +239,10 @@ def test_what_is_echoed_is_whole_and_in_our_delimiters(store: Store, settings: S
 def test_a_value_that_the_store_cannot_hold_is_refused_and_not_retried_for_ever(
     store: Store, settings: Settings
 ) -> None:
+    # in a value that is written, and in numbers that are looked up before
+    for said in (b"0012345", b"P100", b"A2026000123"):
+        (answer,) = given(store, settings, omi().replace(said, said[:2] + b"\0" + said[2:]))
+        assert codes([answer]) == ["AE"], said
     (answer,) = given(store, settings, omi().replace(b"DOE^JANE", b"D\0E^JANE"))
     assert codes([answer]) == ["AE"]
     (answer,) = given(store, settings, omi(control_id="X" * 9000))
