@@ -120,7 +120,8 @@ class Message:
     @property
     def type(self) -> str:
         """MSH-9.1 and MSH-9.2, such as ``ORM^O01``."""
-        return f"{self.msh.get(9)}^{self.msh.get(9, 2)}".rstrip("^")
+        # Escaped: an escaped caret inside a component does not make two of it.
+        return f"{escape(self.msh.get(9))}^{escape(self.msh.get(9, 2))}".rstrip("^")
 
     @property
     def version(self) -> str:

@@ -85,17 +85,16 @@ def receive_message(
     sqlalchemy.exc.OperationalError
         If the database is away: nothing is kept and nothing may be acknowledged.
     """
-    for _ in range(3):
-        # Somebody else was faster with the same patient, order or message: look again.
-        with suppress(IntegrityError):
-            try:
-                return _receive(store, raw, peer, settings, profiles, attempt_of)
-            except DBAPIError as error:
-                if not _is_of_the_message(error):
-                    raise
+    for last in (False, False, False, True):
+        try:
+            return _receive(store, raw, peer, settings, profiles, attempt_of)
+        except DBAPIError as error:
+            if _is_of_the_message(error):
                 # Writes go out with the COMMIT. Sent at once, it shows which of them is at fault.
                 return _receive(store, raw, peer, settings, profiles, attempt_of, at_once=True)
-    return _receive(store, raw, peer, settings, profiles, attempt_of)
+            if last or not _is_of_the_moment(error):
+                raise
+    raise AssertionError("unreachable")
 
 
 def _receive(
@@ -249,6 +248,14 @@ def _admit(message: Message, settings: Settings) -> None:
 
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _is_of_the_moment(error: DBAPIError) -> bool:
+    """Whether somebody else was faster with the same patient, order or message: look again.
+
+    Besides IntegrityError a serialization failure or a deadlock, SQLSTATE class 40.
+    """
+    return isinstance(error, IntegrityError) or _sqlstate(error)[:2] == "40"
 
 
 def _is_of_the_message(error: DBAPIError) -> bool:

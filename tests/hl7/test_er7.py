@@ -106,3 +106,9 @@ def test_a_frame_that_begins_inside_another_ends_it(cut: int) -> None:
     assert [*deframer.feed(stream[:cut]), *deframer.feed(stream[cut:])] == [b"MSH|whole"]
     assert deframer.abandoned == [b"MSH|half"]
     assert deframer.pending == 0
+
+
+def test_an_escaped_caret_in_the_type_is_no_event() -> None:
+    message = parse(b"MSH|^~\\&|A|B|C|D|20260301||ADT\\S\\A04|1|P|2.5.1\rPID|1\r")
+    assert message.msh.get(9) == "ADT^A04"
+    assert message.type != "ADT^A04"
