@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from datetime import timedelta
 
 import httpx
 import psycopg
@@ -24,6 +25,8 @@ from services.workflow.status import announce_due
 log = structlog.get_logger()
 _LOOK_S = 1.0
 """Longest pause between two looks at the outbox; a notification ends it at once."""
+_GATHERING = timedelta(seconds=5)
+"""How long changes of orders' status are gathered before one run tells the placer of them all."""
 
 
 async def main(settings: Settings) -> None:
@@ -66,7 +69,7 @@ async def relay_forever(client: PrefectClient, store: Store, settings: Settings)
             # One at a time: a critical study must not wait for a batch that came before it.
             with store() as uow:
                 if settings.status_destination is not None:
-                    announce_due(uow)
+                    announce_due(uow, _GATHERING)
                 pending = uow.outbox.pending(1)
             for stage in pending:
                 await _start(client, store, settings, stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,15 +28,20 @@ _MOST: Final = 1000
 """Notices that one run sends before it makes room for others; the relay starts the next."""
 
 
-def announce_due(uow: UnitOfWork) -> None:
+def announce_due(uow: UnitOfWork, gathering: timedelta = timedelta(0)) -> None:
     """Announce that notices are due, unless a run has been announced that is not done.
+
+    They are gathered for a while first: a run costs about a second of a core, which triage needs
+    more than a placer needs to know at once.
 
     Called by the relay alone. It is what makes one run of a burst, whatever its length, and no
     order waits for another one's transaction to announce it. The version is the oldest due notice:
     a run that is done has told it.
     """
     oldest = uow.notices.oldest_due()
-    if oldest is None or uow.outbox.is_under_way(SUBJECT, FLOW):
+    if oldest is None or oldest.at > uow.now - gathering:
+        return
+    if uow.outbox.is_under_way(SUBJECT, FLOW):
         return
     uow.outbox.announce(Topic.ORDER_STATUS, SUBJECT, f"from-{oldest.id}", Priority.ROUTINE)
 

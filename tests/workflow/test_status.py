@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,15 @@ def test_two_at_once_never_send_side_by_side(
     placer.on_message = second
     assert tell_placer(telling, configured) == 1
     assert len(met) == len(placer.told) == 1
+
+
+def test_changes_are_gathered_before_a_run_is_announced(telling: Store, settings: Settings) -> None:
+    receive(telling, settings, orm())
+    with telling() as uow:
+        announce_due(uow, timedelta(hours=1))
+        assert FLOW not in {stage.flow for stage in uow.outbox.pending()}
+        announce_due(uow)
+        assert FLOW in {stage.flow for stage in uow.outbox.pending()}
 
 
 def test_without_a_destination_not_one_statement_more(store: Store, settings: Settings) -> None:
