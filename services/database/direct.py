@@ -285,8 +285,10 @@ class Direct:
                     poll.poll()
                     pg.consume_input()
                 result = pg.get_result()
-                if result is None:
-                    continue  # the end of one statement
+                if result is None:  # the end of one statement, or of the connection
+                    if pg.status != pq.ConnStatus.OK:
+                        raise psycopg.OperationalError("the connection to the database broke")
+                    continue
                 if result.status == pq.ExecStatus.PIPELINE_SYNC:
                     break
                 if result.status == pq.ExecStatus.FATAL_ERROR:
