@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -29,6 +31,7 @@ PORTS = {
     "http_port": "reading room, DICOMweb, FHIR",
     "prefect_port": "Prefect",
 }
+_TRIES = 200
 
 
 @contextmanager
@@ -133,15 +136,27 @@ def _wait_until_serving(
 
 
 def free_ports(*names: str) -> dict[str, int]:
-    """Return, for each name, another port of loopback that nobody listens on at the moment."""
+    """Return, for each name, another port of loopback that nobody listens on at the moment.
+
+    They are below the ports that systems hand out by themselves (RFC 6335 §6: from 49152; Linux:
+    from 32768), where a connection of someone else's could take one before it is listened on.
+    """
     with ExitStack() as probes:
-        held = [probes.enter_context(socket.create_server((LOOPBACK, 0))) for _ in names]
-        return {name: int(probe.getsockname()[1]) for name, probe in zip(names, held, strict=True)}
+        return {name: _hold(probes) for name in names}
 
 
 def free_port() -> int:
     """Return one such port."""
     return free_ports("any")["any"]
+
+
+def _hold(probes: ExitStack) -> int:
+    for _ in range(_TRIES):
+        port = 10_000 + secrets.randbelow(22_000)
+        with suppress(OSError):
+            probes.enter_context(socket.create_server((LOOPBACK, port)))
+            return port
+    raise OSError(errno.EADDRINUSE, "no free port was found on loopback")
 
 
 def host_of(settings: Settings, port: str) -> str:

@@ -24,6 +24,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from deployments.installation import free_ports
 from services.simulators.header import dataset
 from services.simulators.inbox import acknowledge
 from services.simulators.mllp import MllpLink, field, segments, take, text_of, wrap
@@ -48,7 +49,7 @@ class StandIn:
         self.acknowledged = {}
         self.critical = frozenset()  # accession numbers that triage raises
         self.keys = {}  # idempotency key -> answer
-        self.hl7_port = self.dicom_port = self.http_port = 0
+        self.hl7_port, self.dicom_port, self.http_port = free_ports(*"hdw").values()
         self.kills = 0
         self._drop_after = drop_after
         self.revive()
@@ -59,7 +60,6 @@ class StandIn:
         self._stopping = Event()
         self._listener = socket.create_server(("127.0.0.1", self.hl7_port))
         self._listener.settimeout(0.1)
-        self.hl7_port = self._listener.getsockname()[1]
         self._threads = [Thread(target=self._accept_hl7, daemon=True)]
         self._threads[0].start()
         self.ae = AE("SPINECHO")
@@ -84,7 +84,6 @@ class StandIn:
                 (evt.EVT_N_ACTION, self._action),
             ],
         )
-        self.dicom_port = self._dicom.server_address[1]
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,7 +100,6 @@ class StandIn:
 
         ThreadingHTTPServer.allow_reuse_address = True
         self._web = ThreadingHTTPServer(("127.0.0.1", self.http_port), Handler)
-        self.http_port = self._web.server_address[1]
         self._threads.append(Thread(target=self._web.serve_forever, args=(0.05,), daemon=True))
         self._threads[-1].start()
 

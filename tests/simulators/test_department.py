@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import gc
-import socket
 import threading
 
 import pytest
 
+from deployments.installation import free_port, free_ports
 from services.simulators.department import Department, plan
 from services.simulators.emr import EmrInbox
 from services.simulators.plan import STATIONS
@@ -26,10 +26,7 @@ def forgotten_sockets_end_here():
 @pytest.fixture
 def hospital():
     """An inbox, a stand-in engine, and what a department needs to reach them."""
-    ports = {}
-    for station in STATIONS:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            ports[station] = server.getsockname()[1]
+    ports = free_ports(*STATIONS)
     with EmrInbox() as inbox:
         engine = StandIn(inbox.port, ports)
         engine.critical = {p.accession for p in plan(SEED) if p.critical}
@@ -120,8 +117,7 @@ def test_a_morning_with_an_engine_that_dies_twice(hospital):
 
 
 def test_a_day_without_an_engine_ends_and_says_so():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     with EmrInbox() as inbox:
         department = Department(
             seed=SEED,
@@ -138,8 +134,7 @@ def test_a_day_without_an_engine_ends_and_says_so():
 
 
 def test_a_department_can_be_sent_home():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     with EmrInbox() as inbox:
         department = Department(
             seed=SEED,

@@ -9,6 +9,7 @@ import hl7
 import pytest
 from hl7.client import MLLPClient
 
+from deployments.installation import free_port
 from services.simulators.emr import Emr, EmrInbox
 from services.simulators.inbox import acknowledge
 from services.simulators.mllp import Hl7ProtocolError, MllpLink, segments, take, text_of, wrap
@@ -134,8 +135,7 @@ def test_an_answer_to_something_else_is_no_answer(peer, answer):
 
 
 def test_an_engine_that_stays_away_is_given_up():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     with Emr("127.0.0.1", port, patience_s=0.5) as emr, pytest.raises(ConnectionRefusedError):
         emr.place(ORDER)
 
