@@ -11,20 +11,14 @@ from services.simulators.status_inbox import StatusInbox
 from tests.journey.engine import Engine, installed
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def inbox() -> Iterator[EmrInbox]:
     with EmrInbox() as inbox:
         yield inbox
 
 
-@pytest.fixture
-def statuses() -> Iterator[StatusInbox]:
-    with StatusInbox() as statuses:
-        yield statuses
-
-
-@pytest.fixture
-def engine(inbox: EmrInbox, statuses: StatusInbox) -> Iterator[Engine]:
-    """An installation that is up."""
-    with installed(inbox.port, statuses.port) as engine:
+@pytest.fixture(scope="session")
+def engine(inbox: EmrInbox) -> Iterator[Engine]:
+    """One installation, up, for all that leave it alive: each takes half a minute to start."""
+    with StatusInbox() as statuses, installed(inbox.port, statuses.port) as engine:
         yield engine

@@ -20,24 +20,11 @@ from models.patient import Identifier
 from models.study import new_uid
 from services.database.messages import StoredMessage, Wanted
 from services.database.store import Store
-from services.simulators.inbox import EmrInbox
-from services.simulators.status_inbox import StatusInbox
 from tests.dicom.department import run, series
 from tests.hl7.orders import orm
-from tests.journey.engine import Engine, installed
+from tests.journey.engine import Engine
 
 PEERS = Path(__file__).parents[1] / "peers"
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One installation for all of them, for each takes half a minute to start."""
-    with (
-        EmrInbox() as inbox,
-        StatusInbox() as statuses,
-        installed(inbox.port, statuses.port) as engine,
-    ):
-        yield engine
 
 
 @pytest.fixture

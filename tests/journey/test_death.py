@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,7 +22,7 @@ from services.simulators.department import DayLog, Department
 from services.simulators.inbox import EmrInbox
 from services.simulators.scanner import STORED
 from services.simulators.status_inbox import StatusInbox
-from tests.journey.engine import Engine
+from tests.journey.engine import Engine, installed
 
 VICTIMS = (
     "hl7",
@@ -59,6 +60,25 @@ def kill_one_after_another(
         else:
             engine.wait_for_restart()
     return killed
+
+
+@pytest.fixture
+def inbox() -> Iterator[EmrInbox]:
+    with EmrInbox() as inbox:
+        yield inbox
+
+
+@pytest.fixture
+def statuses() -> Iterator[StatusInbox]:
+    with StatusInbox() as statuses:
+        yield statuses
+
+
+@pytest.fixture
+def engine(inbox: EmrInbox, statuses: StatusInbox) -> Iterator[Engine]:
+    """An installation of its own: the others share one, which starts after this has ended."""
+    with installed(inbox.port, statuses.port) as engine:
+        yield engine
 
 
 @pytest.mark.timeout(600)
