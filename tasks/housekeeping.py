@@ -13,6 +13,7 @@ from services import relay
 from services.database.tables import kpi, report
 from services.database.tables import study as table
 from services.workflow.lanes import judge_lanes
+from services.workflow.patients import fill_index
 from services.workflow.reconcile import find_open, reissue
 from services.workflow.retention import tend_messages
 from tasks.parts import parts
@@ -47,6 +48,13 @@ async def tend_message_store() -> None:
     """Make the coming months' parts of the message log and drop those whose time is over."""
     p = parts()
     await asyncio.to_thread(tend_messages, p.store, p.settings)
+
+
+@task(name="fill the patient index", **PATIENT)
+async def fill_patient_index() -> int:
+    """File the records that were saved before there was a patient index."""
+    p = parts()
+    return await asyncio.to_thread(fill_index, p.store)
 
 
 @task(name="write key figures", **PATIENT)

@@ -14,6 +14,7 @@ from deployments.cli import (
     ingest,
     keys,
     messages,
+    patients,
     simulate,
     study,
     system,
@@ -36,6 +37,7 @@ for name, group in {
     "triage": triage.app,
     "archive": archive.app,
     "desk": desk.app,
+    "patients": patients.app,
 }.items():
     app.add_typer(group, name=name)
 

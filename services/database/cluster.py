@@ -140,8 +140,8 @@ def migrate_when_ready(settings: Settings) -> None:
     migrate(settings)
 
 
-def migrate(settings: Settings) -> None:
-    """Create the databases that are missing and bring our tables to the newest version."""
+def migrate(settings: Settings, *, revision: str = "head") -> None:
+    """Create the databases that are missing and bring our tables up to `revision`."""
     if settings.database_url is None:
         with psycopg.connect(_maintenance(settings), autocommit=True) as connection:
             known = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
@@ -151,7 +151,7 @@ def migrate(settings: Settings) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("sqlalchemy.url", settings.store_url.replace("%", "%%"))
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 @contextmanager

@@ -154,10 +154,31 @@ class Patients:
             self._direct.later(
                 _ADD_IDENTIFIER(**asdict(identifier), patient_id=record.id, position=position)
             )
+        self.file(record)
+
+    def file(self, record: Patient) -> None:
+        """Put what a record says, and the keys to find it by, into the index."""
         trait, keys = index.rows(record, self._now)
         self._direct.later(_ADD_TRAIT(**trait))
         for key in keys:
             self._direct.later(_ADD_KEY(**key))
+
+    def unfiled(self, after: str, limit: int) -> list[Patient]:
+        """Return the records that the index does not have, by id, from the one behind `after` on.
+
+        Records from before there was an index; whatever is saved since is in it.
+        """
+        filed = select(patient_trait.c.patient_id).where(patient_trait.c.patient_id == patient.c.id)
+        rows = self._connection.execute(
+            select(patient)
+            .where(patient.c.id > after, ~filed.exists())
+            .order_by(patient.c.id)
+            .limit(limit)
+            # Who saves the record now files it, too; what it said before is not to be lost.
+            .with_for_update(of=patient)
+        ).all()
+        known = self.identifiers(row.id for row in rows)
+        return [_patient(row, known.get(row.id, [])) for row in rows]
 
     def merge(self, retired_id: str, survivor_id: str) -> None:
         """Point the retired record to its survivor; it is kept, so that this can be undone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -9,7 +10,7 @@ from models.errors import DuplicateKey, InvalidValue
 from models.patient import Identifier, Patient, PersonName
 from models.request import PatientRequest
 from models.study import new_id
-from services.database.store import UnitOfWork
+from services.database.store import Store, UnitOfWork
 from services.workflow.identity import merge, refuse_retired
 from services.workflow.said import overlaid
 
@@ -86,6 +87,33 @@ def merge_patients(
         survivor_before=before,
     )
     return uow.patients.get(kept.id)
+
+
+def fill_index(
+    store: Store, *, batch: int = 500, progress: Callable[[int], None] = lambda _: None
+) -> int:
+    """File the records from before there was a patient index; return how many.
+
+    Each batch is a transaction of its own: stopped at any moment, the next call goes on from there.
+
+    Parameters
+    ----------
+    batch : int
+        Records in one transaction; nobody else changes them meanwhile.
+    progress : callable
+        Told how many are filed, after each batch.
+    """
+    count, last = 0, ""
+    while True:
+        with store() as uow:
+            records = uow.patients.unfiled(last, batch)
+            for record in records:
+                uow.patients.file(record)
+        if not records:
+            return count
+        last = records[-1].id
+        count += len(records)
+        progress(count)
 
 
 def _joined(known: tuple[Identifier, ...], more: tuple[Identifier, ...]) -> tuple[Identifier, ...]:
