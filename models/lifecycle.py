@@ -31,6 +31,7 @@ class StudyEvent(Enum):
 
     CHANGED = "order changed"
     CANCELLED = "order cancelled"
+    REPLACED = "order replaced"
     EXAM_STARTED = "exam started"
     INSTANCE_RECEIVED = "instance received"
     EXAM_DISCONTINUED = "exam discontinued"
@@ -117,6 +118,7 @@ TABLE: Final[dict[tuple[_State, _State], tuple[_State, str]]] = {
     # --- study: the order
     (S.SCHEDULED, E.CHANGED): (S.SCHEDULED, _ORDER),
     (S.SCHEDULED, E.CANCELLED): (S.CANCELLED, _ORDER),
+    (S.SCHEDULED, E.REPLACED): (S.CANCELLED, _ORDER),
     # --- study: acquisition; images may precede, outlive or contradict their paperwork
     (S.SCHEDULED, E.EXAM_STARTED): (S.ACQUIRING, _MPPS),
     (S.SCHEDULED, E.INSTANCE_RECEIVED): (S.ACQUIRING, _IMAGES),

@@ -26,7 +26,8 @@ _TELL = Prepared(
                    CAST(:result_status AS text) AS result_status
         ) AS said
         CROSS JOIN LATERAL (
-            SELECT min(start_at) AS start_at FROM scheduled_step WHERE order_id = study.order_id
+            SELECT min(start_at) AS start_at FROM scheduled_step
+            WHERE order_id = study.order_id AND status <> 'UNBOOKED'
         ) AS planned
         LEFT JOIN LATERAL (
             SELECT * FROM status_notice WHERE study_id = study.id ORDER BY sequence DESC LIMIT 1

@@ -13,7 +13,7 @@ from models.order_status import OrderStatus
 from models.patient import Patient
 from models.priority import Priority
 from models.study import Study
-from services.hl7.er7 import escape
+from services.hl7.er7 import NULL, escape
 from services.hl7.segments import (
     filler_number,
     header,
@@ -58,7 +58,8 @@ def build_notice(
     changed_at : datetime
         When the status changed: MSH-7, ORC-9 and OBR-22.
     start_at : datetime or None
-        When the exam was to begin as of this change: ORC-7 or TQ1-7, and OBR-36.
+        When the exam was to begin as of this change: ORC-7 or TQ1-7, and OBR-36. None when the
+        order waits for a slot: the time that was told before is deleted (``""``, §2.5.3.5).
 
     Returns
     -------
@@ -67,7 +68,7 @@ def build_notice(
         answers to a filler's SN; the numbers that a new order was given are in ORC-3 and OBR-18.
     """
     form, version = _FORMS[kind]
-    start = time_stamp(start_at) if start_at else ""
+    start = time_stamp(start_at) if start_at else NULL
     urgency = _PRIORITIES.get(order.priority, "R")
     code = order.procedure
     orc = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.order import Order
-from models.order_status import STATUS
+from models.order_status import standing
 from models.study import Study
 from services.hl7.er7 import Delimiters, Message, Segment, escape, parse, unescape
 from services.hl7.segments import filler_number, joined, placer_number, segment
@@ -108,7 +108,7 @@ def _order(kind: str, group: _Group, number: int, known: Known, *, accepted: boo
         return
     order, study = found
     numbers = {2: placer_number(order), 3: filler_number(order)}
-    yield segment("ORC", {1: said, **numbers, 5: STATUS[study.state].order})
+    yield segment("ORC", {1: said, **numbers, 5: standing(order, study.state).order})
     code = order.procedure
     service = joined(code.value, code.meaning, code.scheme)
     accession = escape(order.accession)

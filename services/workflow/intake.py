@@ -15,7 +15,7 @@ from models.events import Topic
 from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order, Safety, ScheduledStep
 from models.order_control import OrderAction
-from models.order_status import STATUS
+from models.order_status import standing
 from models.patient import Code, Patient
 from models.request import OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
@@ -196,7 +196,7 @@ def place_order(
     join_appointments(uow, order, study.id)
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, "1", order.priority)
     # The placer learns the numbers that were assigned and where the exam stands.
-    uow.notices.tell(study.id, STATUS[study.state])
+    uow.notices.tell(study.id, standing(order, study.state))
     return study
 
 
@@ -232,7 +232,7 @@ def change_order(uow: UnitOfWork, order: Order, request: OrderRequest, *, messag
         warnings=list(request.warnings),
     )
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, f"m{message_id}", changed.priority)
-    uow.notices.tell(study.id, STATUS[study.state])
+    uow.notices.tell(study.id, standing(changed, study.state))
     return study
 
 

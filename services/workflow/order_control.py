@@ -10,7 +10,7 @@ from models.errors import DuplicateKey, IllegalMove, MissingField, UnknownKey
 from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order
 from models.order_control import OrderAction, meaning
-from models.order_status import HELD, STATUS
+from models.order_status import CLOSED, HELD, STATUS, OrderStatus
 from models.patient import Patient
 from models.request import OrderRequest
 from models.study import Study
@@ -129,7 +129,7 @@ def _replace(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id
     if order.replaced_by is not None:
         raise IllegalMove("the order was replaced before", location="ORC^1^2")
     refuse_begun(order)
-    uow.studies.move(study, StudyEvent.CANCELLED)
+    uow.studies.move(study, StudyEvent.REPLACED)
     _end(uow, order, StepEvent.CANCEL, status="RP")
     return study
 
@@ -201,7 +201,7 @@ def _release(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id
     return study
 
 
-def _status(event: StepEvent, status: str, told: str) -> _Action:
+def _status(event: StepEvent, status: OrderStatus, told: str) -> _Action:
     def apply(uow: UnitOfWork, order: Order, request: OrderRequest, *, message_id: int) -> Study:
         study = study_of(uow, order)
         for step in order.steps:
@@ -210,8 +210,11 @@ def _status(event: StepEvent, status: str, told: str) -> _Action:
                 after = move(StepState(step.status), event)
                 if after.value != step.status:
                     uow.orders.set_step_status(order.id, after, [step.sps_id])
-        uow.orders.change(order.id, status=status)
+        uow.orders.change(order.id, status=status.order)
         _tell(uow, study, "order.status", told, request, message_id)
+        if study.state is StudyState.SCHEDULED:
+            # Later the scanner and the reading room know better than a filler elsewhere.
+            uow.notices.tell(study.id, status)
         return study
 
     return apply
@@ -298,9 +301,9 @@ _ACTIONS: Final[dict[OrderAction, _Action]] = {
     _A.REPLACE: _replace,
     _A.HOLD: _hold,
     _A.RELEASE: _release,
-    _A.SCHEDULED: _status(StepEvent.BOOK, "SC", "told: scheduled"),
-    _A.STARTED: _status(StepEvent.CREATE, "IP", "told: the exam has begun"),
-    _A.COMPLETED: _status(StepEvent.CLOSE, "CM", "told: completed; off the worklist"),
+    _A.SCHEDULED: _status(StepEvent.BOOK, STATUS[StudyState.SCHEDULED], "told: scheduled"),
+    _A.STARTED: _status(StepEvent.CREATE, STATUS[StudyState.ACQUIRING], "told: the exam has begun"),
+    _A.COMPLETED: _status(StepEvent.CLOSE, CLOSED, "told: completed; off the worklist"),
     _A.REMOVED: _removed,
     _A.ASK: _ask,
 }

@@ -8,8 +8,9 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from models.errors import IllegalMove
-from models.lifecycle import StepEvent, StepState, move
+from models.lifecycle import StepEvent, StepState, StudyState, move
 from models.order import Order
+from models.order_status import standing
 from models.patient import Patient
 from models.visit import AppointmentRequest, AppointmentState
 from services.database.store import UnitOfWork
@@ -168,4 +169,6 @@ def _move_step(
         actor=request.sender,
         message=message_id,
     )
+    if study.state is StudyState.SCHEDULED:
+        uow.notices.tell(study.id, standing(uow.orders.get(order.id), study.state))
     return study.id

@@ -12,6 +12,7 @@ from services.workflow.exam import begin_exam
 from services.workflow.messages import receive_message
 from tests.dicom.test_exam import begun
 from tests.hl7.orders import adt, omi, orm
+from tests.workflow.test_order_control import message_of_replacement
 from tests.workflow.test_status import UID, WOMAN
 
 
@@ -58,6 +59,17 @@ def test_a_cancellation_is_answered_by_what_became_of_it(store: Store, asking: S
     answers(store, asking, orm())
     (done,) = answers(store, asking, orm(control_id="M2", control="CA"))
     assert told(done)[1:3] + told(done)[5:] == ("AA", "CR", "CA")
+
+
+def test_what_was_replaced_or_held_is_answered_as_such(store: Store, asking: Settings) -> None:
+    answers(store, asking, orm())
+    (held,) = answers(store, asking, orm(control_id="M2", control="HD"))
+    assert told(held)[1:3] + told(held)[5:] == ("AA", "HR", "HD")
+    answers(store, asking, orm(control_id="M3", control="RL"))
+    message = orm(control_id="M4", control="RP") + message_of_replacement()
+    (done,) = answers(store, asking, message)
+    said = [(str(orc[1]), str(orc[5])) for orc in done.segments("ORC")]
+    assert said == [("RQ", "RP"), ("RO", "SC")]
 
 
 def test_what_comes_too_late_is_answered_unable_with_the_status(

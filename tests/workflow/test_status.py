@@ -28,8 +28,11 @@ from services.workflow.reporting import sign_report
 from services.workflow.status import FLOW, SUBJECT, announce_due, tell_placer
 from tests.dicom.department import JANE, series
 from tests.dicom.test_exam import begun, ended
-from tests.hl7.orders import orm
+from tests.hl7.orders import omi, orm
 from tests.workflow.placer import Placer, placer_on
+from tests.workflow.sender import Sender
+from tests.workflow.test_order_control import control, message_of_replacement
+from tests.workflow.test_scheduling import siu
 
 UID = "1.2.3.4.5.6.7"
 WOMAN = replace(JANE, name=PersonName(family="DOE", given="JANE", middle="Q"))
@@ -153,10 +156,88 @@ def test_a_cancellation_is_told(telling: Store, configured: Settings, placer: Pl
 
 
 def test_a_hold_and_its_end_are_told(telling: Store, configured: Settings, placer: Placer) -> None:
-    for number, control in enumerate(("NW", "HD", "RL")):
-        receive(telling, configured, orm(control_id=f"M{number}", control=control))
+    for number, code in enumerate(("NW", "HD", "RL")):
+        receive(telling, configured, orm(control_id=f"M{number}", control=code))
     tell_placer(telling, configured)
     assert placer.statuses("P100") == [("SC", "S"), ("HD", "S"), ("SC", "S")]
+
+
+@pytest.mark.parametrize("code", ["RP", "RU"])
+def test_a_replaced_order_is_told_as_replaced_and_the_new_one_as_scheduled(
+    telling: Store, configured: Settings, placer: Placer, code: str
+) -> None:
+    send = Sender(telling, configured)
+    assert send(omi()) == "AA"
+    assert send(control(code, "RP") + message_of_replacement()) == "AA"
+    tell_placer(telling, configured)
+    assert placer.statuses("P100") == [("SC", "S"), ("RP", "X")]
+    assert placer.statuses("P200") == [("SC", "S")]
+
+
+def test_every_move_of_the_slot_is_told(
+    telling: Store, configured: Settings, placer: Placer
+) -> None:
+    send = Sender(telling, configured)
+    moves = [
+        *(siu("S12", "20260301100000"), siu("S13", "20260302110000"), siu("S14", "20260302110000")),
+        *(siu("S15"), siu("S12", "20260303090000"), siu("S26"), siu("S26")),
+    ]
+    assert [send(message) for message in (omi(), *moves)] == ["AA"] * 8
+    tell_placer(telling, configured)
+    told = [
+        (str(m.segment("OBR")[25]), *(str(part)[:10] for part in (_start(m), m.segment("OBR")[36])))
+        for m in placer.told
+    ]
+    assert told == [
+        ("S", "2026030109", "2026030109"),
+        ("S", "2026030110", "2026030110"),
+        ("S", "2026030211", "2026030211"),  # told once: S14 left it where it was
+        ("O", '""', '""'),  # no slot: the time that was told is deleted
+        ("S", "2026030309", "2026030309"),
+        ("O", '""', '""'),
+    ]
+    assert {str(m.segment("ORC")[5]) for m in placer.told} == {"SC"}
+    for message in placer.told:
+        assert check_structure(str(message).encode()) == []
+
+
+def _start(message: object) -> str:
+    return str(message.segment("ORC")[7]).split("^")[3]  # type: ignore[attr-defined]
+
+
+def test_a_held_order_whose_slot_moves_is_told_as_held(
+    telling: Store, configured: Settings, placer: Placer
+) -> None:
+    send = Sender(telling, configured)
+    changed = control("XO").replace(b"20260301090000", b"20260305080000")
+    for message in (omi(), control("HD", "HD"), siu("S12", "20260304080000"), changed):
+        assert send(message) == "AA"
+    tell_placer(telling, configured)
+    assert placer.statuses("P100") == [("SC", "S"), *[("HD", "S")] * 3]
+    assert [_start(m)[:8] for m in placer.told] == ["20260301"] * 2 + ["20260304", "20260305"]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("SC", []), ("IP", [("IP", "I")]), ("CM", [("CM", "")])]
+)
+def test_what_another_filler_says_of_the_exam_is_passed_on(
+    telling: Store, configured: Settings, placer: Placer, status: str, told: list[tuple[str, str]]
+) -> None:
+    send = Sender(telling, configured)
+    assert [send(message) for message in (omi(), control("SC", status))] == ["AA"] * 2
+    tell_placer(telling, configured)
+    assert placer.statuses("P100") == [("SC", "S"), *told]
+
+
+def test_what_a_filler_says_late_takes_nothing_back(
+    telling: Store, configured: Settings, placer: Placer
+) -> None:
+    send = Sender(telling, configured)
+    assert send(omi()) == "AA"
+    begin_exam(telling, "1.2.9", begun(UID, patient=WOMAN), source_ae="MR1AE")
+    assert send(control("SC", "SC")) == "AA"
+    tell_placer(telling, configured)
+    assert placer.statuses("P100") == [("SC", "S"), ("IP", "I")]
 
 
 def test_an_exam_that_was_broken_off_is_told(
@@ -358,8 +439,9 @@ def test_every_state_has_a_status_and_only_a_new_one_is_told() -> None:
             continue
         assert isinstance(after, StudyState)
         told = status_change(before, event, after)
-        if event is StudyEvent.REPORTED_CORRECTED:
+        own = {StudyEvent.REPORTED_CORRECTED: ("CM", "C"), StudyEvent.REPLACED: ("RP", "X")}
+        if event in own:
             assert told is not None
-            assert told.result == "C"
+            assert (told.order, told.result) == own[event]
         else:
             assert (told is None) == (STATUS[before] == STATUS[after])
