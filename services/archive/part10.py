@@ -166,7 +166,7 @@ def read_header(path: Path) -> Header:
             raise Malformed("File Meta Information names no Transfer Syntax UID (0002,0010)")
         stream: BinaryIO = file
         if syntax == DeflatedExplicitVRLittleEndian:
-            stream = _inflated(file)
+            stream = inflated(file)
         little = syntax != ExplicitVRBigEndian
         values = _scan(stream, implicit=syntax == ImplicitVRLittleEndian, little=little)
     return _header(values, syntax, little=little)
@@ -183,7 +183,14 @@ def _parsing() -> Iterator[None]:
         raise Malformed(f"the data set cannot be parsed ({type(error).__name__})") from error
 
 
-def _inflated(file: BinaryIO) -> BinaryIO:
+def inflated(file: BinaryIO) -> BinaryIO:
+    """Return the data set of a deflated file that is read up to it.
+
+    Raises
+    ------
+    Malformed
+        If it is cut off, or larger than a gigabyte.
+    """
     # PS3.5 A.5; bounded, because a few kilobytes can inflate to more than the memory holds
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     data = inflater.decompress(file.read(), _LARGEST_INFLATED)

@@ -23,13 +23,17 @@ MOST: Final = 5000
 _NOT_KEYS: Final = {"limit", "offset", "includefield", "fuzzymatching", "accept"}
 _NOT_KEYS_NEWER: Final = {"emptyvaluematching", "multiplevaluematching", "charset"}
 
-_mrn = (
-    select(patient_identifier.c.value)
-    .where(patient_identifier.c.patient_id == study.c.patient_id)
-    .order_by(patient_identifier.c.type != "MR", patient_identifier.c.position)
-    .limit(1)
-    .scalar_subquery()
-)
+
+def _mrn(column: ColumnElement[str]) -> ColumnElement[str]:
+    return (
+        select(column)
+        .where(patient_identifier.c.patient_id == study.c.patient_id)
+        .order_by(patient_identifier.c.type != "MR", patient_identifier.c.position)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
 _name = case(
     (
         patient.c.id.is_not(None),
@@ -43,7 +47,9 @@ _name = case(
     ),
     else_=study.c.dicom_patient_name,
 )
-_patient_id = case((patient.c.id.is_not(None), _mrn), else_=study.c.dicom_patient_id)
+_patient_id = case(
+    (patient.c.id.is_not(None), _mrn(patient_identifier.c.value)), else_=study.c.dicom_patient_id
+)
 
 
 def _said(table: Any, keyword: str, *path: str) -> ColumnElement[str]:
@@ -236,6 +242,7 @@ def statement(level: str, search: Search) -> Select[Any]:
         *(c.label(f"study_{c.name}") for c in study.c),
         _name.label("patient_name"),
         _patient_id.label("shown_patient_id"),
+        _mrn(patient_identifier.c.authority).label("issuer"),
         patient.c.birth_date,
         patient.c.sex,
     ]
@@ -330,6 +337,9 @@ def _study_record(row: Row[Any]) -> dict[str, Any]:
         _put(record, "PatientBirthDate", row.birth_date.strftime("%Y%m%d"))
     if row.sex:
         _put(record, "PatientSex", row.sex)
+    # A number is shown with the authority that gave it, never with another number's.
+    if row.issuer is not None:
+        _put(record, "IssuerOfPatientID", row.issuer)
     return record
 
 

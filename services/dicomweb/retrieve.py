@@ -25,12 +25,15 @@ from pydicom.uid import (
 from sqlalchemy import select
 
 from models.errors import InvalidValue, NotAcceptable, UnknownKey
+from models.overlay import Overlay
 from models.tier import Tier
+from services.archive.overlay import coerce, overlaid
 from services.archive.part10 import check_uid
 from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.database.tables import instance, series, study
 from services.dicomweb.media import ANY, Accepted
+from services.workflow.overlay import overlay_of
 
 FRAME_TYPES: Final = {
     "1.2.840.10008.1.2.4.50": "image/jpeg",
@@ -76,6 +79,9 @@ class Stored:
     frames: int
     tier: Tier
     path: str
+    source_ae: str = ""
+    overlay: Overlay | None = None
+    """The patient as whom it leaves, where its study's record has changed since."""
 
 
 def find(
@@ -113,6 +119,7 @@ def find(
         if rows and _stale(rows[0].last_read_at, uow.now):
             # A study that is looked at stays on its tier; to the hour is exact enough.
             uow.studies.change(rows[0].study_id, last_read_at=uow.now)
+        overlay = overlay_of(uow, rows[0].study_id) if rows else None
     if not rows:
         raise UnknownKey("no such study, series or instance", location="path")
     return [
@@ -124,6 +131,8 @@ def find(
             frames=row.frames,
             tier=Tier(row.tier),
             path=row.path,
+            source_ae=row.source_ae,
+            overlay=overlay,
         )
         for row in rows
     ]
@@ -175,14 +184,27 @@ def _decodable(stored: Stored) -> bool:
 
 
 def whole(tiers: Tiers, stored: Stored, syntax: UID) -> Iterator[bytes]:
-    """Yield an instance as a DICOM file in `syntax`; in its own, exactly as it is stored."""
-    if syntax == stored.syntax:
-        with tiers.open(stored.tier, stored.path) as stream:
+    """Yield an instance as a DICOM file in `syntax`, with its current patient.
+
+    In its own syntax, and of a patient who never changed, it is exactly what is stored.
+    """
+    with tiers.open(stored.tier, stored.path) as stream:
+        if syntax != stored.syntax:
+            dataset = dcmread(stream)
+            _lay_over(tiers, stored, dataset)
+            yield explicit(dataset)
+        elif stored.overlay is not None:
+            system = tiers.settings.ae_title
+            yield from overlaid(stream, stored.overlay, source=stored.source_ae, system=system)
+        else:
             while chunk := stream.read(_CHUNK):
                 yield chunk
-        return
-    with tiers.open(stored.tier, stored.path) as stream:
-        yield explicit(dcmread(stream))
+
+
+def _lay_over(tiers: Tiers, stored: Stored, dataset: Dataset) -> None:
+    if stored.overlay is not None:
+        system = tiers.settings.ae_title
+        coerce(dataset, stored.overlay, source=stored.source_ae, system=system)
 
 
 def explicit(dataset: FileDataset) -> bytes:
@@ -221,6 +243,7 @@ def metadata(tiers: Tiers, found: Iterable[Stored], base: str) -> Iterator[dict[
         )
         with tiers.open(stored.tier, stored.path) as stream:
             dataset = dcmread(stream, stop_before_pixels=True)
+        _lay_over(tiers, stored, dataset)
         record: dict[str, Any] = {}
         for element in _elements(dataset):
             model = _json(element, url)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from PIL import Image
-from pydicom import Dataset, FileDataset, dcmread, dcmwrite
+from pydicom import Dataset, dcmread
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -32,14 +27,12 @@ from models.tier import Tier
 from services.archive.part10 import meta_of
 from services.archive.tiers import Tiers
 from services.database.store import Store
-from services.dicomweb import dicomweb_app
 from services.dicomweb.media import Accepted, accepted
 from services.settings import Settings
 from services.workflow.acquisition import receive_instance
 from tests.dicom.department import CORPORA, JOHN, image, place
+from tests.dicomweb.serving import AS_STORED, EXPLICIT, file_of, keep, parts, served
 
-AS_STORED = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
-EXPLICIT = {"Accept": 'multipart/related; type="application/dicom"'}
 FRAMES = {"Accept": 'multipart/related; type="application/octet-stream"'}
 JSON = {"Accept": "application/dicom+json"}
 
@@ -51,52 +44,8 @@ def tiers(settings: Settings) -> Tiers:
 
 @pytest.fixture
 def client(store: Store, tiers: Tiers) -> Iterator[httpx.Client]:
-    """A client of a real server, with the application mounted as the installation does."""
-    outer = FastAPI()
-    outer.mount("/dicom-web", dicomweb_app(store, tiers))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-        config = uvicorn.Config(outer, log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}/dicom-web/") as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def file_of(ds: FileDataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
-    if syntax in (RLELossless, JPEG2000Lossless):
-        ds.compress(syntax, generate_instance_uid=False)
-    elif syntax == ExplicitVRBigEndian:
-        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
-    ds.file_meta.TransferSyntaxUID = syntax
-    target = io.BytesIO()
-    dcmwrite(target, ds, enforce_file_format=True)
-    return target.getvalue()
-
-
-def keep(store: Store, tiers: Tiers, *files: bytes) -> None:
-    for number, data in enumerate(files):
-        path = tiers.incoming("test") / f"{number}.dcm"
-        path.write_bytes(data)
-        receive_instance(store, tiers, path, source_ae="MR1")
-
-
-def parts(response: httpx.Response) -> list[tuple[str, bytes]]:
-    assert response.status_code == 200, response.text
-    boundary = response.headers["content-type"].partition("boundary=")[2]
-    found = []
-    for part in response.content.split(f"--{boundary}".encode())[1:-1]:
-        head, _, body = part[2:-2].partition(b"\r\n\r\n")
-        found.append((head.decode().partition(": ")[2], body))
-    return found
+    with served(store, tiers) as client:
+        yield client
 
 
 @pytest.fixture
