@@ -62,7 +62,7 @@ def try_(
     settings = read_settings()
     with errors_told():
         raw = _message(file.read(), settings.max_message_bytes)
-        profiles = _candidate(settings, profile) if profile else _profiles(settings)
+        profiles = candidate(settings, profile) if profile else profiles_in_force(settings)
         with _store(settings, empty=empty) as (store, against):
             rehearsed = rehearse(store, raw, settings=settings, profiles=profiles)
     if as_json:
@@ -167,10 +167,10 @@ def replay(
 
     settings = read_settings()
     with errors_told():
-        candidate = _candidate(settings, profile).declared
+        chosen_by = candidate(settings, profile).declared
         known = load(settings.profile_root)
-        others = [d for name, d in known.items() if name != candidate.profile.name]
-        chosen = replace(candidate, profile=candidate.profile.model_copy(update={"active": True}))
+        others = [d for name, d in known.items() if name != chosen_by.profile.name]
+        chosen = replace(chosen_by, profile=chosen_by.profile.model_copy(update={"active": True}))
         with opened_store(settings) as store:
             messages = recorded(
                 store,
@@ -189,7 +189,7 @@ def replay(
                     played.append(one)
     if as_json:
         print_json(
-            {"profile": candidate.profile.name, "digest": candidate.digest}
+            {"profile": chosen_by.profile.name, "digest": chosen_by.digest}
             | {"messages": [_plain_played(one) for one in played], "summary": asdict(summary)}
         )
     else:
@@ -246,13 +246,14 @@ def _shown(value: Any) -> str:
     return "nothing" if value in (None, "") else str(value)
 
 
-def _profiles(settings: Settings) -> Rewriting:
+def profiles_in_force(settings: Settings) -> Rewriting:
+    """Return the profiles that the listener reads messages by."""
     from services.hl7.profiles import Profiles
 
     return Profiles(settings.profile_root)
 
 
-def _candidate(settings: Settings, name: str) -> Standardiser:
+def candidate(settings: Settings, name: str) -> Standardiser:
     """Return a profile by its name or its file, whether it is in force or not."""
     from services.hl7.profiles import load, read_file
     from services.hl7.standardising import Standardiser

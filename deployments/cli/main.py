@@ -8,6 +8,7 @@ import typer
 
 from deployments.cli import (
     archive,
+    audit,
     demo,
     desk,
     hl7,
@@ -38,6 +39,7 @@ for name, group in {
     "archive": archive.app,
     "desk": desk.app,
     "patients": patients.app,
+    "audit": audit.app,
 }.items():
     app.add_typer(group, name=name)
 

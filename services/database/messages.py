@@ -35,6 +35,8 @@ from services.security.keys import Key, Keyring
 
 SETTLED_BADLY: Final = ("refused", "failed", "fragment", "rejected")
 """States of a message that nobody acts on any more unless somebody looks."""
+_PAGE: Final = 500
+"""Messages that are in memory at once while many are read."""
 _PLAIN: Final = [
     column for column in message_log.c if column.name not in {"raw", "ack", "key_id", "blind_index"}
 ]
@@ -312,6 +314,12 @@ class Messages:
         """Return what is wanted, with its bytes, newest first."""
         query = self._matching(select(message_log), wanted).order_by(message_log.c.id.desc())
         return [self._opened(row) for row in self._connection.execute(query.limit(limit))]
+
+    def each(self, wanted: Wanted) -> Iterator[StoredMessage]:
+        """Yield what is wanted, with its bytes, oldest first; a page of it is in memory."""
+        query = self._matching(select(message_log), wanted).order_by(message_log.c.id)
+        rows = self._connection.execute(query, execution_options={"yield_per": _PAGE})
+        return (self._opened(row) for row in rows)
 
     def retried(self, message_ids: Iterable[int]) -> dict[int, int]:
         """Return, of these messages, the newest attempt to apply each one again."""

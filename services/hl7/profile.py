@@ -260,6 +260,12 @@ class Format(_Strict):
     """Leading zeros go; one is left of nothing but zeros."""
     pad_to: int = Field(0, ge=0, le=64)
     """Zeros are put in front up to this length."""
+    append_check_digit: Literal["", "M10", "M11"] = ""
+    """The check digit of this scheme (HL70061) is put behind a number of nothing but digits."""
+    upper: bool = False
+    """Small letters become capitals."""
+    prefix: _Plain = ""
+    """This is put in front, unless it is there."""
 
 
 class IdentifierRule(Format):
@@ -268,11 +274,14 @@ class IdentifierRule(Format):
     types: tuple[str, ...] = ()
     """For these identifier types (CX-5) only; an empty text is an identifier without a type."""
     authorities: tuple[str, ...] = ()
-    """For these assigning authorities (CX-4.1) only; an empty text is one without."""
+    """For these assigning authorities only: CX-4.1, or CX-4.2 where that is empty; an empty text is
+    a number without one."""
     length: int = Field(0, ge=0)
     """For numbers of this length only."""
     authority: _Plain = ""
     """The assigning authority where the message names none."""
+    replace_authority: _Plain = ""
+    """The namespace (CX-4.1) to put, whichever the message names; a universal id stays."""
     type: _Plain = ""
     """The identifier type to put."""
     discard: bool = False

@@ -20,6 +20,7 @@ from services.hl7.draft import Draft, Note, Scope, Values, get_at, set_at
 from services.hl7.er7 import NULL, Delimiters, Message, parse
 from services.hl7.profile import Declared, Format, IdentifierRule, Place, places
 from services.hl7.requests import NOT_IMAGING
+from services.identity.normalise import check_digit
 
 _LOCAL_TIME: Final = re.compile(r"(\d{8})(\d\d)?(\d\d)?(\d\d)?(?:\.\d+)?$")
 _IDENTIFIERS: Final = (Place("PID", 3), Place("MRG", 1))
@@ -202,7 +203,7 @@ class Standardiser:
                 if not before:
                     continue
                 kept = (
-                    _identified(one, rules, marks) for one in before.split(marks.repetition) if one
+                    identified(one, rules, marks) for one in before.split(marks.repetition) if one
                 )
                 after = marks.repetition.join(one for one in kept if one)
                 if after != before:
@@ -307,14 +308,22 @@ def formatted(text: str, how: Format) -> str:
         text = text[:-1]
     if how.strip_zeros:
         text = text.lstrip("0") or text[-1:]
-    return text.rjust(how.pad_to, "0") if text else text
+    if not text:
+        return text
+    text = text.rjust(how.pad_to, "0")
+    if how.append_check_digit and text.isascii() and text.isdigit():
+        text += check_digit(text, how.append_check_digit)
+    if how.upper:
+        text = text.upper()
+    return text if text.startswith(how.prefix) else how.prefix + text
 
 
-def _identified(one: str, rules: tuple[IdentifierRule, ...], marks: Delimiters) -> str:
+def identified(one: str, rules: tuple[IdentifierRule, ...], marks: Delimiters) -> str:
     """Return one repetition of a CX field after the first rule that fits it; empty to leave it."""
     parts = one.split(marks.component)
     parts.extend([""] * (5 - len(parts)))
-    number, authority, kind = parts[0], parts[3].partition(marks.subcomponent)[0], parts[4]
+    namespace, *universal = parts[3].split(marks.subcomponent)
+    number, authority, kind = parts[0], namespace or "".join(universal[:1]), parts[4]
     for rule in rules:
         if (
             (not rule.types or kind in rule.types)
@@ -326,6 +335,8 @@ def _identified(one: str, rules: tuple[IdentifierRule, ...], marks: Delimiters) 
             parts[0] = formatted(number, rule)
             if not authority and rule.authority:
                 parts[3] = rule.authority
+            if authority and rule.replace_authority:
+                parts[3] = marks.subcomponent.join([rule.replace_authority, *universal])
             if rule.type:
                 parts[4] = rule.type
             return marks.component.join(parts).rstrip(marks.component)

@@ -175,6 +175,12 @@ def test_values_are_translated_whatever_their_case_and_the_rest_stays() -> None:
         ('remove_prefix = "00"\npad_to = 6', "012345"),
         ("drop_check_digit = true", "001234"),
         ('remove = "14"', "00235"),
+        ('prefix = "ab-"', "ab-0012345"),
+        ('prefix = "ab-"\nupper = true', "ab-0012345"),
+        ('prefix = "00"', "0012345"),
+        ('append_check_digit = "M10"', "00123455"),
+        ('append_check_digit = "M11"', "00123455"),
+        ('prefix = "X"\nappend_check_digit = "M10"', "X00123455"),
     ],
 )
 def test_a_medical_record_number_is_written_as_it_is_wanted(how: str, written: str) -> None:
@@ -205,6 +211,29 @@ authority = "OLD"
     assert [(i.value, i.authority, i.type) for i in read] == [
         ("0012345", "NORTH", "MR"), ("777", "EPI", "EPI"), ("55", "OLD", "MR"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pid3", "authority"),
+    [
+        ("7^^^OLD&1.2.3&ISO^MR", "NEW&1.2.3&ISO"),
+        ("7^^^&1.2.3&ISO^MR", "NEW&1.2.3&ISO"),
+        ("7^^^OLD", "NEW"),
+        ("7^^^OTHER&1.2.3&ISO^MR", "OTHER&1.2.3&ISO"),
+        ("7", ""),
+    ],
+)
+def test_an_authority_is_replaced_by_its_name_or_its_universal_id(
+    pid3: str, authority: str
+) -> None:
+    text = '[[identifiers]]\nauthorities = ["OLD", "1.2.3"]\nreplace_authority = "NEW"'
+    said = by(text, orm().replace(b"0012345^^^HOSP&1.2.3.4&ISO^MR", pid3.encode()))
+    assert f"{said.message.first('PID').raw(3)}^^^^".split("^")[3] == authority  # type: ignore[union-attr]
+
+
+def test_a_check_digit_is_put_to_digits_only() -> None:
+    said = by('[[identifiers]]\nappend_check_digit = "M10"', orm(pid="AB12"))
+    assert read_patient(said.message, "").identifiers[0].value == "AB12"
 
 
 @given(st.text("0123456789", min_size=1, max_size=12))
