@@ -15,6 +15,7 @@ class Topic(StrEnum):
     STUDY_ACQUIRED = "study.acquired"
     FINDING_CRITICAL = "finding.critical"
     REPORT_SIGNED = "report.signed"
+    REPORT_READDRESSED = "report.readdressed"
     STUDY_RECALLED = "study.recalled"
     ORDER_STATUS = "order.status"
 
@@ -25,6 +26,7 @@ STAGES: Final[dict[Topic, tuple[str, ...]]] = {
     Topic.STUDY_ACQUIRED: ("triage",),
     Topic.FINDING_CRITICAL: ("critical_escalation",),
     Topic.REPORT_SIGNED: ("report_delivery",),
+    Topic.REPORT_READDRESSED: ("report_delivery",),
     Topic.STUDY_RECALLED: ("recall",),
     Topic.ORDER_STATUS: ("status_delivery",),
 }

@@ -155,8 +155,9 @@ async def announce_critical(study_id: str) -> bool:
 async def plan_deliveries(study_id: str, version: str) -> list[str] | None:
     """Write down what is to be sent where; None while the study has no order."""
     p = parts()
+    number, edition = delivery.split_version(version)
     return await _apart(
-        lambda: delivery.plan_deliveries(p.store, p.settings, study_id, int(version))
+        lambda: delivery.plan_deliveries(p.store, p.settings, study_id, number, edition)
     )
 
 
@@ -164,8 +165,9 @@ async def plan_deliveries(study_id: str, version: str) -> list[str] | None:
 async def deliver(study_id: str, version: str, destination: str) -> str:
     """Send one report version to one destination, unless it has it."""
     p = parts()
+    number, _ = delivery.split_version(version)
     done = await _apart(
-        lambda: delivery.deliver(p.store, p.settings, study_id, int(version), destination)
+        lambda: delivery.deliver(p.store, p.settings, study_id, number, destination)
     )
     return done.state
 
@@ -173,7 +175,8 @@ async def deliver(study_id: str, version: str, destination: str) -> str:
 @task(name="settle", **PATIENT)
 async def settle(study_id: str, version: str) -> bool:
     """Close the delivery once every destination has the report."""
-    return await _apart(lambda: delivery.settle(parts().store, study_id, int(version)))
+    number, _ = delivery.split_version(version)
+    return await _apart(lambda: delivery.settle(parts().store, study_id, number))
 
 
 @task(name="tell placer", **{**PATIENT, "retries": 2})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from services.database.tables import delivery, message_log, report
+from services.database.tables import delivery, message_log, report, study
 
 SETTLED = ("accepted", "rejected", "superseded")
 """States after which a delivery is never sent again by itself."""
@@ -46,13 +47,12 @@ class Deliveries:
             .with_for_update(skip_locked=True)
         ).one_or_none()
 
-    def get(self, report_id: str, destination: str) -> Row[Any]:
-        """Return one delivery."""
-        return self._connection.execute(
-            select(delivery).where(
-                delivery.c.report_id == report_id, delivery.c.destination == destination
-            )
-        ).one()
+    def get(self, report_id: str, destination: str, *, lock: bool = False) -> Row[Any]:
+        """Return one delivery; with `lock`, nobody is sending it, nor does until this commit."""
+        query = select(delivery).where(
+            delivery.c.report_id == report_id, delivery.c.destination == destination
+        )
+        return self._connection.execute(query.with_for_update() if lock else query).one()
 
     def change(self, report_id: str, destination: str, **values: Any) -> None:
         """Set columns of a delivery."""
@@ -60,6 +60,21 @@ class Deliveries:
             update(delivery)
             .where(delivery.c.report_id == report_id, delivery.c.destination == destination)
             .values(**values)
+        )
+
+    def begun(self, study_ids: Iterable[str]) -> list[Row[Any]]:
+        """Return the study_id, priority and newest version of every study with a delivery."""
+        return list(
+            self._connection.execute(
+                select(
+                    report.c.study_id, study.c.priority, func.max(report.c.version).label("version")
+                )
+                .select_from(delivery)
+                .join(report, report.c.id == delivery.c.report_id)
+                .join(study, study.c.id == report.c.study_id)
+                .where(report.c.study_id.in_(list(study_ids)))
+                .group_by(report.c.study_id, study.c.priority)
+            )
         )
 
     def undelivered(self) -> list[Row[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -28,8 +28,14 @@ class Delivered:
     ack_code: str = ""
 
 
+def split_version(version: str) -> tuple[int, str]:
+    """Return the report's version, and the change of patient after which it goes out again."""
+    number, _, edition = version.partition(".")
+    return int(number), edition
+
+
 def plan_deliveries(
-    store: Store, settings: Settings, study_id: str, version: int
+    store: Store, settings: Settings, study_id: str, version: int, edition: str = ""
 ) -> list[str] | None:
     """Write down what is to be sent where, before anything is sent; return the destinations.
 
@@ -37,6 +43,12 @@ def plan_deliveries(
 
     The bytes are kept in the message log now, so that every attempt, also after a crash, sends the
     same message under the same control id.
+
+    Parameters
+    ----------
+    edition : str
+        The change of patient records because of which a report goes out again, under its patient
+        of now. Who has a final version already gets it as a correction (OBR-25 C, HL70123).
     """
     with store() as uow:
         report = _version(uow, study_id, version)
@@ -52,11 +64,17 @@ def plan_deliveries(
                     f"report version {version} waits until the desk has found the study's order",
                 )
             return None
+        if edition and uow.reports.of_study(study_id)[-1].version > version:
+            # Signed since: the newer version is made out to the patient of now.
+            return []
         for destination in settings.destinations:
-            control_id = _control_id(report, destination)
+            control_id = _control_id(report, destination, edition)
             uow.deliveries.plan(report.id, destination, control_id)
+            said = report
+            if edition:
+                said = _readdress(uow, report, destination, control_id)
             if uow.deliveries.get(report.id, destination).message_id is None:
-                raw = _build(uow, report, control_id, destination)
+                raw = _build(uow, said, control_id, destination)
                 message_id = uow.messages.add(
                     direction="out",
                     protocol="hl7",
@@ -165,13 +183,42 @@ def settle(store: Store, study_id: str, version: int) -> bool:
         return True
 
 
+def _readdress(uow: UnitOfWork, report: Report, destination: str, control_id: str) -> Report:
+    """Open a delivery again, once for each `control_id`; return the report as it is to be sent."""
+    known = uow.deliveries.get(report.id, destination, lock=True)
+    written = {message.control_id for message in uow.messages.of_study(report.study_id)}
+    if known.message_id is None or control_id in written:
+        return report
+    uow.deliveries.change(
+        report.id,
+        destination,
+        control_id=control_id,
+        state="planned",
+        attempts=0,
+        message_id=None,
+        **dict.fromkeys(("ack_code", "error", "sent_at", "accepted_at")),
+    )
+    uow.timeline.add(
+        report.study_id,
+        "report.readdressed",
+        f"report version {report.version} goes to {destination} again, under its patient of now",
+        message=known.message_id,
+        control_id=control_id,
+    )
+    may_be_known = known.state == "accepted" or (known.state == "planned" and known.attempts > 0)
+    if may_be_known and report.status is ReportStatus.FINAL:
+        return replace(report, status=ReportStatus.CORRECTED, signed_at=uow.now)
+    return replace(report, signed_at=uow.now) if may_be_known else report
+
+
 def _version(uow: UnitOfWork, study_id: str, version: int) -> Report | None:
     return next((r for r in uow.reports.of_study(study_id) if r.version == version), None)
 
 
-def _control_id(report: Report, destination: str) -> str:
+def _control_id(report: Report, destination: str, edition: str = "") -> str:
     # MSH-10 holds 20 characters in v2.5.1; the same version to the same destination has the same.
-    return sha256(f"{report.id}|{destination}".encode()).hexdigest()[:20].upper()
+    what = f"{report.id}|{destination}" + (f"|{edition}" if edition else "")
+    return sha256(what.encode()).hexdigest()[:20].upper()
 
 
 def _build(uow: UnitOfWork, report: Report, control_id: str, destination: str) -> bytes:

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from models.errors import DuplicateKey, IllegalMove, InvalidValue, UnknownKey
+from models.events import Topic
 from models.merge import ChangeKind, Merge
 from models.patient import Identifier
+from models.priority import Priority
 from services.database.store import UnitOfWork
 from services.database.tables import imaging_order, study
 
@@ -259,6 +261,7 @@ def _tell(
     *,
     by: str | None = None,
 ) -> None:
+    study_ids = list(study_ids)
     for study_id in study_ids:
         uow.timeline.add(
             study_id,
@@ -266,5 +269,17 @@ def _tell(
             summary,
             actor=by or change.by,
             change=change.id,
+            why=change.why if by is None else change.undone_why,
+            kept_as=change.survivor_id,
+            was=change.retired_id,
             message=change.message_id,
+        )
+    edition = f"{change.id}{'' if by is None else 'u'}"
+    # Who has the report has it under the other record.
+    for row in uow.deliveries.begun(study_ids):
+        uow.outbox.announce(
+            Topic.REPORT_READDRESSED,
+            row.study_id,
+            f"{row.version}.{edition}",
+            Priority(row.priority),
         )

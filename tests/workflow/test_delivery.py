@@ -11,10 +11,11 @@ from models.lifecycle import StudyState
 from services.database.store import Store
 from services.settings import Settings
 from services.simulators.inbox import EmrInbox, Fault
-from services.workflow.delivery import deliver, plan_deliveries, settle
+from services.workflow.delivery import deliver, plan_deliveries, settle, split_version
+from services.workflow.identity import unmerge
 from services.workflow.messages import receive_message
 from services.workflow.reporting import sign_report
-from tests.hl7.orders import orm
+from tests.hl7.orders import adt, orm
 
 UID = "1.2.3.4.5.6.7"
 
@@ -128,3 +129,63 @@ def test_a_report_without_an_order_waits_for_the_desk(store: Store, configured: 
         # The order has come: whatever the run that found none does now, the report goes out.
         uow.outbox.reopen(study.id, "report_delivery")
         assert [stage.flow for stage in uow.outbox.pending()] == ["report_delivery"]
+
+
+def run_readdressed(
+    store: Store, settings: Settings, study_id: str, *, newest_first: bool = False
+) -> None:
+    """Run every stage of delivery, those that a change of patient has announced too."""
+    with store() as uow:
+        stages = [s for s in uow.outbox.of_study(study_id) if s.flow == "report_delivery"]
+    for stage in reversed(stages) if newest_first else stages:
+        version, edition = split_version(stage.version)
+        for destination in plan_deliveries(store, settings, study_id, version, edition) or []:
+            deliver(store, settings, study_id, version, destination)
+        settle(store, study_id, version)
+
+
+def merging(store: Store, settings: Settings) -> int:
+    raw = adt(event="A40", control_id="T9", pid="777", mrg="0012345")
+    assert receive_message(store, raw, peer="test", settings=settings).code == "AA"
+    with store() as uow:
+        study = uow.studies.find(UID)
+        assert study is not None
+        assert study.patient_id is not None
+        return uow.merges.of_patient(study.patient_id)[-1].id
+
+
+def test_after_a_merge_a_delivered_report_is_corrected_once_and_after_its_undoing_again(
+    store: Store, configured: Settings, inbox: EmrInbox, study_id: str
+) -> None:
+    deliver(store, configured, study_id, 1, "emr")
+    change = merging(store, configured)
+    for _ in range(2):
+        run_readdressed(store, configured, study_id)
+    with store() as uow:
+        unmerge(uow, change, by="chief", why="two persons")
+    for _ in range(2):
+        run_readdressed(store, configured, study_id)
+    assert [(m.patient_id, m.status) for m in inbox.messages] == [
+        ("0012345", "F"),
+        ("777", "C"),
+        ("0012345", "C"),
+    ]
+    assert {m.answered for m in inbox.messages} == {"AA"}
+    assert not inbox.duplicates
+    assert len({m.text for m in inbox.messages}) == 1
+    with store() as uow:
+        assert uow.studies.get(study_id).state is StudyState.DELIVERED
+        told = [e for e in uow.timeline.of_study(study_id) if e.kind.startswith("patient.")]
+        assert [(e.kind, e.actor, e.evidence["why"]) for e in told] == [
+            ("patient.merged", "EMR|HOSP", "ADT^A40"),
+            ("patient.merge-undone", "chief", "two persons"),
+        ]
+
+
+def test_a_report_that_nobody_has_yet_is_no_correction(
+    store: Store, configured: Settings, inbox: EmrInbox, study_id: str
+) -> None:
+    merging(store, configured)
+    # The change's stage overtakes the one of the signature, which then has nothing to send.
+    run_readdressed(store, configured, study_id, newest_first=True)
+    assert [(m.patient_id, m.status) for m in inbox.messages] == [("777", "F")]
