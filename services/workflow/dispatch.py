@@ -46,7 +46,7 @@ from services.workflow.encounters import (
 )
 from services.workflow.external_results import take_results
 from services.workflow.intake import foreseen
-from services.workflow.order_control import take_orders
+from services.workflow.order_control import names_alone, owner_of, take_orders
 from services.workflow.patients import take_patient
 from services.workflow.scheduling import EVENTS, take_appointment
 
@@ -61,7 +61,8 @@ VERSIONS: Final = frozenset(
 class OrderReading:
     """What an order message says, of whom and of what."""
 
-    subject: PatientRequest
+    subject: PatientRequest | None
+    """None where cancellations alone name their orders and nobody names the patient."""
     requests: Sequence[OrderRequest]
 
     @classmethod
@@ -74,7 +75,10 @@ class OrderReading:
             Naming the place.
         """
         requests = read_orders(message)
-        return cls(subject=read_patient(message, settings.default_authority), requests=requests)
+        subject = None
+        if message.first("PID") is not None or not names_alone(requests):
+            subject = read_patient(message, settings.default_authority)
+        return cls(subject=subject, requests=requests)
 
     @classmethod
     def ahead(cls, message: Message, settings: Settings) -> OrderReading | None:
@@ -154,7 +158,10 @@ def _orders(received: Received) -> Applied:
         log.info("hl7.not_imaging", message=received.message_id, sections=sorted(sections))
         return Applied(state="ignored")
     reading = received.reading or OrderReading.of(message, received.settings)
-    patient = take_patient(uow, reading.subject)
+    if reading.subject is None:
+        patient = owner_of(uow, reading.requests)
+    else:
+        patient = take_patient(uow, reading.subject)
     studies = take_orders(uow, patient, reading.requests, message_id=received.message_id)
     return Applied(study=studies[0]) if studies else Applied(state="ignored")
 

@@ -42,10 +42,11 @@ _WAITING: Final = (
 
 
 def foreseen(
-    uow: UnitOfWork, patient: PatientRequest, orders: Iterable[OrderRequest]
+    uow: UnitOfWork, patient: PatientRequest | None, orders: Iterable[OrderRequest]
 ) -> list[Call]:
     """Return what taking the patient and these orders will ask, to be asked in one round trip."""
-    asked = [uow.patients.finding(identifier) for identifier in patient.identifiers]
+    identifiers = () if patient is None else patient.identifiers
+    asked = [uow.patients.finding(identifier) for identifier in identifiers]
     for request in orders:
         asked += uow.orders.finding(
             request.placer_number, request.placer_authority, request.accession, request.study_uid

@@ -26,6 +26,45 @@ from services.workflow.intake import (
 _A = OrderAction
 
 
+def names_alone(requests: Sequence[OrderRequest]) -> bool:
+    """Tell whether a message may do without PID: it cancels, and says whose number it means."""
+    return all(r.action is _A.CANCEL and r.placer_authority for r in requests)
+
+
+def owner_of(uow: UnitOfWork, requests: Sequence[OrderRequest]) -> Patient:
+    """Return the patient whose orders are cancelled by their numbers alone.
+
+    The patient group of an order message is optional in HL7 (v2.5.1 §4.4.1), and IHE requires it.
+    It can be done without where the number is beyond doubt: the placer order number with its
+    authority stands for one order, which came from this sender, and the filler order number is
+    said and is that order's, too.
+
+    Raises
+    ------
+    MissingField
+        If one of them is in doubt, or they are of several patients.
+    """
+    owners = set()
+    for request in requests:
+        known = uow.orders.placed_under(request.placer_number, request.placer_authority)
+        certain = len(known) == 1 and (
+            (known[0].sender, known[0].filler_number) == (request.sender, request.filler_number)
+        )
+        if not certain or not request.filler_number:
+            raise _no_patient()
+        owners.add(known[0].patient_id)
+    if len(owners) != 1:
+        raise _no_patient()
+    return uow.patients.get(owners.pop())
+
+
+def _no_patient() -> MissingField:
+    return MissingField(
+        "there is no PID segment, and the order numbers are not enough to do without",
+        location="PID",
+    )
+
+
 def take_orders(
     uow: UnitOfWork, patient: Patient, requests: Sequence[OrderRequest], *, message_id: int
 ) -> list[Study]:

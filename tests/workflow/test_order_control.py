@@ -132,6 +132,63 @@ def test_cancel_before_the_exam_takes_it_off_the_worklist(send: Sender, store: S
     assert send(control("XO")) == "AE 206"
 
 
+def without_patient(message: bytes) -> bytes:
+    """The header and ORC alone."""
+    kept = (s for s in message.split(b"\r") if s[:3] in {b"MSH", b"ORC"})
+    return b"\r".join(kept) + b"\r"
+
+
+def test_a_cancellation_may_name_its_order_by_both_numbers_alone(
+    send: Sender, store: Store
+) -> None:
+    send(omi())
+    assert send(without_patient(control("CA", "CA"))) == "AA"
+    assert on_worklist(store) == []
+    assert kinds(store) == ["order.placed", "order.cancelled"]
+    assert send(without_patient(control("CA", "CA"))) == "AA"  # said twice, done once
+    assert kinds(store) == ["order.placed", "order.cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        (b"P100^EMR", b"P100"),
+        (b"P100^EMR", b"P999^EMR"),
+        (b"P100^EMR", b"P100^OTHER"),
+        (b"F200^RIS", b"F999^RIS"),
+        (b"F200^RIS", b""),
+        (b"|EMR|HOSP|", b"|OTHER|HOSP|"),
+        (b"ORC|CA|", b"ORC|DC|"),
+        (b"ORC|CA|P100^EMR|F200^RIS||CA", b"ORC|HD|P100^EMR|F200^RIS||HD"),
+    ],
+)
+def test_a_number_in_doubt_cancels_nothing_without_its_patient(
+    send: Sender, store: Store, sent: bytes, meant: bytes
+) -> None:
+    send(omi())
+    message = without_patient(control("CA", "CA"))
+    assert sent in message
+    assert send(message.replace(sent, meant, 1)) == "AE 101"
+    assert on_worklist(store) == ["A2026000123"]
+    assert kinds(store) == ["order.placed"]
+
+
+def test_a_cancellation_without_patient_is_too_late_for_a_begun_exam(
+    send: Sender, store: Store
+) -> None:
+    send(omi())
+    begin(store)
+    assert send(without_patient(control("CA", "CA"))) == "AE 206"
+
+
+def test_orders_of_two_patients_are_not_cancelled_together(send: Sender, store: Store) -> None:
+    send(omi())
+    send(orm(placer="P300", accession="A3", uid="1.2.3.4", pid="777").replace(b"F200", b"F300"))
+    both = without_patient(control("CA", "CA")) + b"ORC|CA|P300^EMR|F300^RIS||CA\r"
+    assert send(both) == "AE 101"
+    assert on_worklist(store) == ["A2026000123", "A3"]
+
+
 def test_cancel_of_an_order_never_seen_is_refused(send: Sender, store: Store) -> None:
     assert send(control("CA", "CA")) == "AE 204"
     with store() as uow:
