@@ -16,7 +16,7 @@ from models.lifecycle import StepState, move
 from models.order_control import RULES
 from models.priority import HL7_PRIORITY
 from models.visit import VisitState
-from services.hl7.mapping import ORDER, PATIENT, STEP, Kind, Row
+from services.hl7.mapping import ORDER, PATIENT, SECTIONS, STEP, Kind, Row
 from services.workflow.encounters import VISIT_EVENTS
 from services.workflow.scheduling import EVENTS
 
@@ -51,8 +51,19 @@ def mapping_page() -> str:
     lines += ["## Priority", "", "| TQ1-9, ORC-7.6 (HL70485) | (0040,1003) |", "|---|---|"]
     lines += [f"| {code} | {priority.dicom} |" for code, priority in HL7_PRIORITY.items()]
     lines += ["", "Any other code is ROUTINE, with a warning on the timeline.", ""]
+    lines += ["## Modality", "", "| OBR-24 (HL70074) | (0008,0060) |", "|---|---|"]
+    lines += [f"| {section} | {modality} |" for section, modality in SECTIONS.items()]
+    lines += ["", _MODALITY, ""]
     lines += ["## Order control", "", *_controls(), ""]
     return "\n".join(lines)
+
+
+_MODALITY: Final = (
+    "Any other word is taken as it stands; a sender that has words of its own gets a profile. "
+    "An order for a modality that is not one of `SPINECHO_MODALITIES` is accepted, and marked on "
+    "its timeline (`order.elsewhere`) and page. It is answered to a query that its modality "
+    "matches, and to one that leaves the modality open; a console that asks for MR never sees it."
+)
 
 
 def _attributes(rows: Iterable[Row]) -> Iterable[str]:

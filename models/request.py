@@ -96,4 +96,6 @@ class OrderRequest:
     sender: str = ""
     steps: tuple[StepRequest, ...] = ()
     warnings: tuple[str, ...] = ()
+    elsewhere: bool = False
+    """Whether a step is for a modality that is not examined here."""
     """What was said and could not be used, free of patient data."""

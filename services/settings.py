@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     profiles_dir: Path | None = Field(
         None, description="Interface profiles of sending systems; `profiles` below the home."
     )
+    modalities: tuple[str, ...] = Field(
+        ("MR",), description="What is examined here; an order for another modality is marked."
+    )
     hl7_processing_id: Literal["P", "T", "D"] = Field(
         "P", description="MSH-11 of the messages taken; a message for another is refused."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import pickle
 import re
 from pathlib import Path
@@ -56,6 +57,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or value in ((), {}):
         return "none"
+    if isinstance(value, tuple):
+        return f"`{json.dumps(value)}`"  # as it is written into the environment
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

@@ -15,7 +15,7 @@ from models.patient import Code, Identifier, Issuer, PersonName
 from models.priority import HL7_PRIORITY, Priority
 from services.hl7.acknowledgement import TooLong
 from services.hl7.er7 import NULL, Segment
-from services.hl7.mapping import ORDER, PATIENT, Kind, Place, Row
+from services.hl7.mapping import ORDER, PATIENT, SECTIONS, Kind, Place, Row
 
 _UID = re.compile(r"(?=.{1,64}$)(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+$")
 _TIME = re.compile(
@@ -108,6 +108,9 @@ def _read(kind: Kind, segment: Segment, place: Place, where: str, warnings: list
         return Issuer() if kind in _ISSUERS else Priority.ROUTINE if kind is Kind.PRIORITY else ""
     if kind is Kind.TEXT:
         return segment.optional(number, component)
+    if kind is Kind.MODALITY:
+        text = segment.get(number, component)
+        return SECTIONS.get(text.upper(), text) or None
     if kind is Kind.CODED_TEXT:
         return segment.optional(number, 2) or segment.optional(number)
     if kind is Kind.LOCATION:

@@ -31,6 +31,7 @@ class Kind(Enum):
     STRICT = "text of at most 16 characters; a longer one is refused"
     TITLES = "AE titles, one a repetition"
     PRIORITY = "HL70485"
+    MODALITY = "DICOM's term, or the word of HL70074 that stands for one"
     COMPUTED = "see the note"
 
 
@@ -239,7 +240,7 @@ ORDER: Final = (
 
 STEP: Final = (
     _row("sps_id", "ScheduledProcedureStepID", "OBR-20", "IPC-4", K.SHORT),
-    _row("modality", "Modality", "OBR-24", "IPC-5"),
+    _row("modality", "Modality", "OBR-24", "IPC-5", K.MODALITY),
     _row("station_aet", "ScheduledStationAETitle", "ORC-18", "IPC-9", K.TITLES),
     _row("station_name", "ScheduledStationName", "", "IPC-7"),
     _row("location", "ScheduledProcedureStepLocation", "", "IPC-8"),
@@ -268,3 +269,17 @@ STEP: Final = (
     ),
     _row("protocol", "ScheduledProtocolCodeSequence", "OBR-4.4", "IPC-6", K.CODE),
 )
+
+SECTIONS: Final = {
+    "NMR": "MR",
+    "NMS": "NM",
+    "CUS": "US",
+    "OUS": "US",
+    "RUS": "US",
+    "VUS": "US",
+}
+"""HL70074 (OBR-24) → the one modality (PS3.3 C.7.3.1.1.1) that it can only mean.
+
+``CT`` is the same word in both. RAD, RX and XRC could be CR, DX, RF or XA; PT is physical therapy
+there and positron emission here: they are taken as they stand.
+"""

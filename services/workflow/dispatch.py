@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -74,7 +74,7 @@ class OrderReading:
         PeerError
             Naming the place.
         """
-        requests = read_orders(message)
+        requests = [_marked(r, settings.modalities) for r in read_orders(message)]
         subject = None
         if message.first("PID") is not None or not names_alone(requests):
             subject = read_patient(message, settings.default_authority)
@@ -96,6 +96,11 @@ class OrderReading:
     def questions(self, uow: UnitOfWork) -> list[Call]:
         """Return what applying it will look up."""
         return foreseen(uow, self.subject, self.requests)
+
+
+def _marked(request: OrderRequest, modalities: Sequence[str]) -> OrderRequest:
+    foreign = any(step.modality and step.modality not in modalities for step in request.steps)
+    return replace(request, elsewhere=True) if foreign else request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

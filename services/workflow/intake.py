@@ -194,6 +194,7 @@ def place_order(
         message=message_id,
         warnings=list(request.warnings),
     )
+    _mark(uow, study, request, message_id)
     join_appointments(uow, order, study.id)
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, "1", order.priority)
     # The placer learns the numbers that were assigned and where the exam stands.
@@ -232,9 +233,22 @@ def change_order(uow: UnitOfWork, order: Order, request: OrderRequest, *, messag
         message=message_id,
         warnings=list(request.warnings),
     )
+    _mark(uow, study, request, message_id)
     uow.outbox.announce(Topic.ORDER_PLACED, study.id, f"m{message_id}", changed.priority)
     uow.notices.tell(study.id, standing(changed, study.state))
     return study
+
+
+def _mark(uow: UnitOfWork, study: Study, request: OrderRequest, message_id: int) -> None:
+    if request.elsewhere:
+        uow.timeline.add(
+            study.id,
+            "order.elsewhere",
+            "its modality is not one that is examined here: "
+            "a console that asks for its own does not see it",
+            actor=request.sender,
+            message=message_id,
+        )
 
 
 def refuse_begun(order: Order) -> None:

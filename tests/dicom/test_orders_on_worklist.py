@@ -150,3 +150,53 @@ def test_a_step_for_two_scanners_is_on_the_worklist_of_both(
         key = f"ScheduledProcedureStepSequence[0].ScheduledStationAETitle={title}"
         run("findscu", "-W", "-X", "-od", out, "-k", key, "127.0.0.1", str(listener.port))
         assert len(list(out.glob("rsp*.dcm"))) == found
+
+
+def modalities(listener: Listener, folder: Path, asked_for: str) -> list[str]:
+    """What a console sees that asks for one modality, or leaves it open."""
+    folder.mkdir()
+    key = f"ScheduledProcedureStepSequence[0].Modality={asked_for}"
+    asked = run("findscu", "-W", "-X", "-od", folder, "-k", key, "127.0.0.1", str(listener.port))
+    assert asked.returncode == 0, asked.stderr
+    items = (dcmread(path) for path in folder.glob("rsp*.dcm"))
+    return sorted(item.ScheduledProcedureStepSequence[0].Modality for item in items)
+
+
+def marks(listener: Listener, uid: str = "1.2.3.4.5.6.7") -> int:
+    with listener.store() as uow:
+        study = uow.studies.find(uid)
+        assert study is not None
+        kinds = [entry.kind for entry in uow.timeline.of_study(study.id)]
+    return kinds.count("order.elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("section", "modality"),
+    [("NMR", "MR"), ("nmr", "MR"), ("MR", "MR"), ("CT", "CT"), ("RUS", "US"), ("PT", "PT")],
+)
+def test_the_word_for_the_section_is_read_as_the_modality_where_it_is_certain(
+    listener: Listener, tmp_path: Path, section: str, modality: str
+) -> None:
+    order = orm().replace(b"||||MR|||", b"||||%s|||" % section.encode())
+    assert take(listener, order) == "AA"
+    ours = modality == "MR"
+    assert modalities(listener, tmp_path / "own", "MR") == (["MR"] if ours else [])
+    assert modalities(listener, tmp_path / "open", "") == [modality]
+    assert marks(listener) == (0 if ours else 1)
+
+
+def test_an_order_that_becomes_one_for_another_modality_is_marked_then(
+    listener: Listener, tmp_path: Path
+) -> None:
+    take(listener, orm())
+    change = orm(control_id="M2", control="XO").replace(b"||||MR|||", b"||||CT|||")
+    assert take(listener, change) == "AA"
+    assert modalities(listener, tmp_path / "own", "MR") == []
+    assert marks(listener) == 1
+
+
+def test_what_is_examined_here_is_a_setting(listener: Listener) -> None:
+    both = listener.settings.model_copy(update={"modalities": ("MR", "CT")})
+    order = orm().replace(b"||||MR|||", b"||||CT|||")
+    assert receive_message(listener.store, order, peer="test", settings=both).code == "AA"
+    assert marks(listener) == 0

@@ -126,8 +126,8 @@ def test_demo_traffic_of_hl7v2_fhir_bridge(engine: Engine, store: Store, tmp_pat
 
     # The order came after the change and still has the earlier name.
     assert str(second_item.PatientName) == "NÚÑEZ^JOSÉ^ANTONIO"
-    # OBR-24 is HL70074's word, where IHE has DICOM's: a profile's affair.
-    assert second_item.ScheduledProcedureStepSequence[0].Modality == "NMR"
+    # OBR-24 is HL70074's NMR, where IHE has DICOM's word.
+    assert second_item.ScheduledProcedureStepSequence[0].Modality == "MR"
 
     kept = _log(store, "RIS_SIM")
     assert [message.raw for message in kept] == script
