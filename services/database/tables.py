@@ -68,6 +68,8 @@ patient = Table(
     _details(),
     Column("merged_into", Text, ForeignKey("patient.id")),
     _time("updated_at", required=True),
+    Index("ix_patient_birth_date", "birth_date"),
+    Index("ix_patient_updated_at", "updated_at", "id"),
 )
 
 patient_identifier = Table(
@@ -83,6 +85,8 @@ patient_identifier = Table(
     _text("universal_type"),
     # The re-key that put another identifier in its place: objects may still come under it.
     Column("retired_by", BigInteger, ForeignKey("patient_change.id")),
+    # A number is looked for without its authority, too.
+    Index("ix_patient_identifier_value", "value"),
 )
 
 # A merge, move or re-key, and its undoing.
@@ -162,6 +166,11 @@ patient_trait = Table(
     Column("unknown", Boolean, nullable=False, server_default=text("false")),
     Column("birth_date", Date),
     _time("since", required=True),
+    # Names are looked for by how they begin.
+    *(
+        Index(f"ix_patient_trait_{name}", name, postgresql_ops={name: "text_pattern_ops"})
+        for name in ("family", "given", "middle")
+    ),
 )
 
 # Where to look for a person: each key is shared by few records, and errors rarely spoil them all.
@@ -181,7 +190,7 @@ imaging_order = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("patient_id", Text, ForeignKey("patient.id"), nullable=False, index=True),
-    Column("placer_number", Text, nullable=False),
+    Column("placer_number", Text, nullable=False, index=True),
     _text("placer_authority"),
     Column("filler_number", Text, nullable=False, server_default="", index=True),
     Column("accession", Text, nullable=False, unique=True),
@@ -292,6 +301,8 @@ study = Table(
     _time("acquired_at"),
     _time("critical_at"),
     _time("last_read_at"),
+    # When anything that others are told of it last changed; a trigger sets it.
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("triage", Text),
     _text("triage_text"),
     Column("legal_hold", Boolean, nullable=False, server_default=text("false")),
@@ -299,6 +310,9 @@ study = Table(
     # How many instances from others the last verdict covered: more than these reopen it.
     Column("judged", Integer, nullable=False, server_default="0"),
     _attributes(),
+    # Both are keys that a page of a search can go on from.
+    Index("ix_study_updated_at", "updated_at", "id"),
+    Index("ix_study_started", text("coalesce(started_at, created_at)"), "id"),
     # The reading list: what is readable and unread, in the order in which it is read.
     Index(
         "ix_study_reading",

@@ -14,6 +14,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from services.fhir.r5 import as_r5
+from services.fhir.versions import R4, R5, Version
+
 ACCESSION: Final = "ACSN"
 V2_0203: Final = "http://terminology.hl7.org/CodeSystem/v2-0203"
 V2_0074: Final = "http://terminology.hl7.org/CodeSystem/v2-0074"
@@ -27,6 +30,15 @@ DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 RADLEX: Final = "http://radlex.org"
 UCUM: Final = "http://unitsofmeasure.org"
 DICOM_UID: Final = "urn:dicom:uid"
+STUDY_STATUS: Final = "http://hl7.org/fhir/imagingstudy-status"
+REPORT_STATUS: Final = "http://hl7.org/fhir/diagnostic-report-status"
+ENDPOINT_STATUS: Final = "http://hl7.org/fhir/endpoint-status"
+GENDER: Final = "http://hl7.org/fhir/administrative-gender"
+
+IMAGING_STUDY_REPORT: Final = "18748-4"
+"""LOINC: Diagnostic imaging study."""
+DICOMWEB: Final = "dicomweb"
+"""Id of the one Endpoint."""
 
 IDENTIFIER_TYPES: Final = {
     "ACSN": "Accession ID",
@@ -117,21 +129,26 @@ REQUIRED: Final[dict[str, frozenset[str] | None]] = {
             "informational",
         ]
     ),
-    "CapabilityStatement.fhirVersion": frozenset({"4.0.1"}),
+    "CapabilityStatement.fhirVersion": frozenset({R4.number, R5.number}),
     # MIME types are no closed list.
     "CapabilityStatement.format": None,
 }
-"""Required value sets of R4 where the library's own list will not do."""
+"""Required value sets where the library's own list will not do."""
 
 
 class InvalidResourceError(Exception):
-    """We built a resource that R4 does not allow; the message says where, without values."""
+    """We built a resource that FHIR does not allow; the message says where, without values."""
 
 
-def validated(resource: dict[str, Any]) -> dict[str, Any]:
-    """Return the resource as JSON values, after R4 and its required codes were checked.
+def validated(resource: dict[str, Any], version: Version = R4) -> dict[str, Any]:
+    """Return the resource as JSON values, after structure and required codes were checked.
 
-    R4B is the library's name for it: every resource used here is the same in R4 (STANDARDS §5.4).
+    Parameters
+    ----------
+    resource : dict
+        Built as R4.
+    version : Version
+        What to return it as.
 
     Raises
     ------
@@ -141,10 +158,9 @@ def validated(resource: dict[str, Any]) -> dict[str, Any]:
         If structure, cardinality or a data type is wrong.
     """
     kind = str(resource["resourceType"])
-    model: type[BaseModel] = getattr(
-        import_module(f"fhir.resources.R4B.{kind.lower()}"),
-        kind,
-    )
+    if version is R5:
+        resource = as_r5(resource)
+    model: type[BaseModel] = getattr(import_module(f"{version.models}.{kind.lower()}"), kind)
     parsed = model.model_validate(resource)
     wrong = [*_wrong_codes(parsed, kind), *_dangling(resource, kind)]
     if wrong:

@@ -1,4 +1,4 @@
-"""A study's images as FHIR R4 ImagingStudy (STANDARDS §5.3)."""
+"""A study's images as FHIR ImagingStudy (STANDARDS §5.3)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from services.fhir.report import (
     Record,
     accession_identifier,
     instant,
+    meta,
+    order_reference,
     procedure_coding,
     readable_name,
     subject_of,
 )
+from services.fhir.versions import R4, Version
 
 _DICOM_MODALITY: Final = codes.DCM
-_WITHOUT_IMAGES: Final = {
+WITHOUT_IMAGES: Final = {
     StudyState.CANCELLED: "cancelled",
     StudyState.DISCONTINUED: "cancelled",
 }
+"""The status of a study that has no images, where it is not ``registered``."""
 
 
 def imaging_study(
-    record: Record, series: Sequence[Mapping[str, Any]], *, wado_root: str | None = None
+    record: Record,
+    series: Sequence[Mapping[str, Any]],
+    *,
+    has_endpoint: bool = False,
+    version: Version = R4,
 ) -> dict[str, Any]:
     """Return the ImagingStudy.
 
@@ -33,8 +41,8 @@ def imaging_study(
     ----------
     series : sequence of mapping
         ``series_uid``, ``number``, ``modality``, ``description``, ``instances`` of each.
-    wado_root : str, optional
-        Absolute base URL of the DICOMweb service.
+    has_endpoint : bool
+        The images are served over DICOMweb, and an Endpoint says where.
     """
     study = record.study
     subject, contained = subject_of(record)
@@ -42,10 +50,11 @@ def imaging_study(
     resource: dict[str, Any] = {
         "resourceType": "ImagingStudy",
         "id": study.id,
+        "meta": meta(record.updated_at),
         "identifier": [
             {"use": "official", "system": codes.DICOM_UID, "value": f"urn:oid:{study.study_uid}"}
         ],
-        "status": "available" if count else _WITHOUT_IMAGES.get(study.state, "registered"),
+        "status": "available" if count else WITHOUT_IMAGES.get(study.state, "registered"),
         "subject": subject,
         "numberOfSeries": len(series),
         "numberOfInstances": count,
@@ -61,17 +70,19 @@ def imaging_study(
         resource["description"] = study.description
     if record.order is not None:
         order = record.order
+        resource["basedOn"] = [order_reference(order)]
         resource["procedureCode"] = [{"coding": [procedure_coding(order.procedure)]}]
         if readable_name(order.referring) != "unknown":
             resource["referrer"] = {"display": readable_name(order.referring)}
         if order.reason:
             resource["reasonCode"] = [{"text": order.reason}]
-    if wado_root is not None and count:
-        contained = [*contained, _endpoint(wado_root)]
-        resource["endpoint"] = [{"reference": "#dicomweb"}]
+    if has_endpoint and count:
+        resource["endpoint"] = [{"reference": f"Endpoint/{codes.DICOMWEB}"}]
     if contained:
         resource["contained"] = contained
-    return validated({key: value for key, value in resource.items() if value != []})
+    return validated(
+        {key: value for key, value in resource.items() if value not in ([], {})}, version
+    )
 
 
 def _series(series: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,15 +97,3 @@ def _series(series: Mapping[str, Any]) -> dict[str, Any]:
     if series["description"]:
         told["description"] = series["description"]
     return told
-
-
-def _endpoint(wado_root: str) -> dict[str, Any]:
-    return {
-        "resourceType": "Endpoint",
-        "id": "dicomweb",
-        "status": "active",
-        "connectionType": {"system": codes.ENDPOINT, "code": "dicom-wado-rs"},
-        "payloadType": [{"text": "DICOM"}],
-        "payloadMimeType": ["application/dicom"],
-        "address": wado_root,
-    }

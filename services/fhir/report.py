@@ -1,4 +1,4 @@
-"""Patient and signed report as FHIR R4: DiagnosticReport with the AI's finding inside.
+"""Patient and signed report as FHIR: DiagnosticReport with the AI's finding inside.
 
 Element by element after STANDARDS §5.3; §4.6 for how a critical flag is carried.
 """
@@ -21,8 +21,10 @@ from models.report import Report
 from models.study import Study
 from services.fhir import codes
 from services.fhir.codes import validated
+from services.fhir.versions import R4, Version
 
-_GENDER: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other"}
+GENDERS: Final = {"F": "female", "M": "male", "O": "other", "A": "other", "N": "other"}
+"""HL70001 → AdministrativeGender; any other code is ``unknown``."""
 _READ: Final = (ReportStatus.FINAL, ReportStatus.CORRECTED)
 _NOT_FOR_DIAGNOSIS: Final = "AI triage, unverified: it sets reading order and is not a diagnosis."
 
@@ -41,25 +43,46 @@ class Record:
     dicom_name: str = ""
     """What the images say of the patient, used while none is linked."""
     dicom_id: str = ""
+    updated_at: datetime | None = None
+    """When anything of the study last changed."""
 
 
-def patient_resource(patient: Patient, *, merged_into: str | None = None) -> dict[str, Any]:
-    """Return a Patient; a merged one points to the record that replaces it."""
+def patient_resource(
+    patient: Patient,
+    *,
+    merged_into: str | None = None,
+    replaces: Sequence[str] = (),
+    updated_at: datetime | None = None,
+    version: Version = R4,
+) -> dict[str, Any]:
+    """Return a Patient; after a merge, retired record and survivor point to each other."""
     resource = _patient(patient)
     resource["id"] = patient.id
+    if updated_at is not None:
+        resource["meta"] = meta(updated_at)
     resource["active"] = merged_into is None
+    links = [("replaces", retired) for retired in replaces]
     if merged_into is not None:
+        links.append(("replaced-by", merged_into))
+    if links:
         resource["link"] = [
-            {"other": {"reference": f"Patient/{merged_into}"}, "type": "replaced-by"}
+            {"other": {"reference": f"Patient/{other}"}, "type": kind} for kind, other in links
         ]
-    return validated(resource)
+    return validated(resource, version)
 
 
-def diagnostic_report(record: Record) -> dict[str, Any]:
+def diagnostic_report(
+    record: Record, *, number: int | None = None, version: Version = R4
+) -> dict[str, Any]:
     """Return the study's DiagnosticReport in its newest version.
 
     Versions of a report are versions of one resource, as a correction replaces what it corrects.
     Its id is that of the study.
+
+    Parameters
+    ----------
+    number : int, optional
+        The resource's version; the report's if not given.
 
     Raises
     ------
@@ -79,7 +102,10 @@ def diagnostic_report(record: Record) -> dict[str, Any]:
     resource: dict[str, Any] = {
         "resourceType": "DiagnosticReport",
         "id": study.id,
-        "meta": {"versionId": str(newest.version), "lastUpdated": instant(newest.signed_at)},
+        "meta": {
+            "versionId": str(number or newest.version),
+            **meta(record.updated_at or newest.signed_at),
+        },
         "text": _narrative(newest, study),
         "identifier": _identifiers(record),
         "status": newest.status.value,
@@ -96,19 +122,27 @@ def diagnostic_report(record: Record) -> dict[str, Any]:
     if performed is not None:
         resource["effectiveDateTime"] = instant(performed)
     if record.order is not None:
-        resource["basedOn"] = [
-            {
-                "type": "ServiceRequest",
-                "identifier": _identifier(
-                    "PLAC", record.order.placer_number, record.order.placer_authority
-                ),
-            }
-        ]
+        resource["basedOn"] = [order_reference(record.order)]
     if observations:
         resource["result"] = [{"reference": f"#{o['id']}"} for o, _ in observations]
     if contained:
         resource["contained"] = contained
-    return validated({key: value for key, value in resource.items() if value not in ([], None)})
+    return validated(
+        {key: value for key, value in resource.items() if value not in ([], None)}, version
+    )
+
+
+def meta(updated_at: datetime | None) -> dict[str, Any]:
+    """Return the ``meta`` of a resource that is not versioned."""
+    return {} if updated_at is None else {"lastUpdated": instant(updated_at)}
+
+
+def order_reference(order: Order) -> dict[str, Any]:
+    """Return a reference to the order by the number that its placer knows."""
+    return {
+        "type": "ServiceRequest",
+        "identifier": _identifier("PLAC", order.placer_number, order.placer_authority),
+    }
 
 
 def subject_of(record: Record) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -150,14 +184,17 @@ def _patient(patient: Patient) -> dict[str, Any]:
         "name": [_name(patient.name)],
     }
     if patient.sex:
-        resource["gender"] = _GENDER.get(patient.sex, "unknown")
+        resource["gender"] = GENDERS.get(patient.sex, "unknown")
     if patient.birth_date is not None:
         resource["birthDate"] = patient.birth_date.isoformat()
     return resource
 
 
 def _patient_identifier(identifier: Identifier) -> dict[str, Any]:
-    return _identifier(identifier.type, identifier.value, identifier.authority)
+    told = _identifier(identifier.type, identifier.value, identifier.authority)
+    if identifier.universal_type == "ISO" and identifier.universal_id:
+        told["system"] = f"urn:oid:{identifier.universal_id}"
+    return told
 
 
 def _identifier(kind: str, value: str, authority: str = "") -> dict[str, Any]:
@@ -201,7 +238,7 @@ def _identifiers(record: Record) -> list[dict[str, Any]]:
 
 
 def _code(record: Record) -> dict[str, Any]:
-    told = [_coding(codes.LOINC, "18748-4", "Diagnostic imaging study")]
+    told = [_coding(codes.LOINC, codes.IMAGING_STUDY_REPORT, "Diagnostic imaging study")]
     text = record.study.description
     if record.order is not None:
         told.append(procedure_coding(record.order.procedure))

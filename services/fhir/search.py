@@ -1,220 +1,211 @@
-"""FHIR search: parameters as conditions, and the rows that fulfil them."""
+"""FHIR search: what a query asks for, and one page of the rows that fulfil it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, exists, false, func, or_, select
+from sqlalchemy import ColumnElement, func, or_, tuple_
 
 from models.errors import InvalidValue, Unsupported
-from models.lifecycle import ReportStatus
 from services.database.store import UnitOfWork
-from services.database.tables import imaging_order, patient_identifier, report, study
-from services.fhir.codes import DICOM_UID
+from services.fhir.parameters import Condition, alternatives
+from services.fhir.served import Searched
 
 DEFAULT_COUNT: Final = 50
 MOST: Final = 200
+LONGEST: Final = 200
+"""Alternatives of one parameter; more belong into several searches."""
 
-# These shape the answer and choose nothing; leaving them out gives more, never something else.
-_IGNORED: Final = frozenset({"_format", "_pretty", "_summary", "_elements", "_total", "_sort"})
+RESULT_PARAMETERS: Final = (
+    *("_count", "_sort", "_include", "_summary", "_elements", "_total", "_format", "_pretty"),
+)
+"""What shapes an answer and chooses nothing; served for every type."""
 
-Condition = Callable[[str], ColumnElement[bool]]
+_AFTER: Final = "_after"
+_SUMMARIES: Final = ("count", "data", "false")
+_TOTALS: Final = ("accurate", "estimate", "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A parsed search.
+@dataclass(slots=True, kw_only=True)
+class Query:
+    """A search as it was understood.
 
     Attributes
     ----------
     used : list of (name, value)
-        The parameters that were followed, for the self link.
+        What was followed, for the self link.
+    sort : str
+        Name of an order, ``-`` before a descending one.
+    after : (value, id), optional
+        The last row of the page before.
+    here : str
+        The same, as the link to this page has it.
     """
 
+    sort: str
     conditions: list[ColumnElement[bool]] = field(default_factory=list)
     used: list[tuple[str, str]] = field(default_factory=list)
     count: int = DEFAULT_COUNT
-    offset: int = 0
+    after: tuple[Any, str] | None = None
+    here: str = ""
+    includes: list[str] = field(default_factory=list)
+    elements: tuple[str, ...] = ()
+    summary: str = "false"
+    has_total: bool = True
+
+    @property
+    def is_counted_only(self) -> bool:
+        """Whether only the number of matches is wanted."""
+        return self.summary == "count" or self.count == 0
 
 
-def parse(items: Sequence[tuple[str, str]], known: dict[str, Condition]) -> Search:
-    """Return the search that a query string asks for.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """The ids of one page, how many match in all, and what the next page begins after."""
+
+    ids: list[str]
+    total: int | None
+    after: str | None
+
+
+def parse(
+    kind: str, searched: Searched, items: Sequence[tuple[str, str]], *, lenient: bool
+) -> Query:
+    """Return the search that a query asks for.
 
     A repeated parameter narrows (and), a comma widens (or).
+
+    Parameters
+    ----------
+    lenient : bool
+        Ignore a parameter that is not served. Only a client that says so gets this: it would
+        return other people's records to one that does not look at the self link.
 
     Raises
     ------
     Unsupported
-        If a parameter is not served: to ignore it would return other people's records.
+        If a parameter, or in any case a modifier, is not served.
     InvalidValue
         If a value cannot be read.
     """
-    conditions: list[ColumnElement[bool]] = []
-    used: list[tuple[str, str]] = []
-    count, offset = DEFAULT_COUNT, 0
+    known = _forms(searched)
+    names = {name.partition(":")[0].partition(".")[0] for name in known}
+    query = Query(sort=searched.default)
     for name, value in items:
-        if name in _IGNORED:
-            continue
         if not value.isprintable():
-            raise InvalidValue(f"{name} has characters that no identifier has", location=name)
-        if name == "_count":
-            count = min(_whole(name, value), MOST)
-        elif name == "_offset":
-            offset = _whole(name, value)
+            raise InvalidValue(f"{name} has characters that no value has", location=name)
+        if name == _AFTER:
+            query.here = value
+        elif name in RESULT_PARAMETERS:
+            _shape(query, kind, searched, name, value, lenient=lenient)
         elif name in known:
-            conditions.append(or_(false(), *(known[name](v) for v in value.split(","))))
-            used.append((name, value))
-        else:
+            query.conditions.append(_condition(known[name], name, value))
+            query.used.append((name, value))
+        elif not lenient or name.partition(":")[0].partition(".")[0] in names:
+            # Ignoring a modifier would turn a condition into another one.
             raise Unsupported(f"search parameter {name} is not served", location=name)
-    return Search(conditions, used, count, offset)
+    if query.here:
+        query.after = _read_after(searched, query, query.here)
+    return query
 
 
-def reports(uow: UnitOfWork, search: Search) -> tuple[list[str], int]:
-    """Return the ids of one page of reported studies, newest report first, and how many match."""
-    signed = select(func.max(report.c.signed_at)).where(report.c.study_id == study.c.id)
-    return _page(
-        uow,
-        search,
-        exists().where(report.c.study_id == study.c.id),
-        signed.scalar_subquery().desc(),
-    )
-
-
-def studies(uow: UnitOfWork, search: Search) -> tuple[list[str], int]:
-    """Return the ids of one page of studies, newest first, and how many match."""
-    return _page(uow, search, None, func.coalesce(study.c.started_at, study.c.created_at).desc())
-
-
-def report_parameters() -> dict[str, Condition]:
-    """Return what DiagnosticReport can be searched by."""
-    return {
-        "_id": lambda v: study.c.id == v,
-        "identifier": _report_identifier,
-        "accession": lambda v: study.c.accession == v,
-        "status": _report_status,
-        "based-on:identifier": lambda v: imaging_order.c.placer_number == _token(v)[1],
-        **_patient_parameters(),
-    }
-
-
-def study_parameters() -> dict[str, Condition]:
-    """Return what ImagingStudy can be searched by."""
-    return {
-        "_id": lambda v: study.c.id == v,
-        "identifier": _study_identifier,
-        "accession": lambda v: study.c.accession == v,
-        **_patient_parameters(),
-    }
-
-
-def patient_parameters() -> dict[str, Condition]:
-    """Return what Patient can be searched by; conditions on `patient_identifier`."""
-    return {"_id": lambda v: patient_identifier.c.patient_id == v, "identifier": _owner}
-
-
-def patients(uow: UnitOfWork, search: Search) -> tuple[list[str], int]:
-    """Return the ids of one page of patients, and how many match."""
-    query = select(patient_identifier.c.patient_id).where(*search.conditions).distinct()
-    rows = uow.studies.select(query.order_by(patient_identifier.c.patient_id))
-    ids = [str(row.patient_id) for row in rows]
-    return ids[search.offset : search.offset + search.count], len(ids)
-
-
-def _page(
-    uow: UnitOfWork,
-    search: Search,
-    base: ColumnElement[bool] | None,
-    order: ColumnElement[Any],
-) -> tuple[list[str], int]:
-    def narrowed(query: Select[Any]) -> Select[Any]:
-        query = query.select_from(study).outerjoin(
-            imaging_order, imaging_order.c.id == study.c.order_id
-        )
-        return query.where(*search.conditions, *([] if base is None else [base]))
-
-    total = int(uow.studies.select(narrowed(select(func.count().label("n"))))[0].n)
+def page(uow: UnitOfWork, searched: Searched, query: Query) -> Page:
+    """Return one page of what `query` asks for."""
+    source = searched.source.where(*query.conditions)
+    total = None
+    if query.has_total or query.is_counted_only:
+        counted = source.with_only_columns(func.count().label("n")).order_by(None)
+        total = int(uow.studies.select(counted)[0].n)
+    if query.is_counted_only:
+        return Page(ids=[], total=total, after=None)
+    name = query.sort.removeprefix("-")
+    order, descending = searched.orders[name], query.sort.startswith("-")
+    columns = (order.by, searched.key)
+    if query.after is not None:
+        here = tuple_(*columns)
+        source = source.where(here < query.after if descending else here > query.after)
     rows = uow.studies.select(
-        narrowed(select(study.c.id))
-        .order_by(order, study.c.id)
-        .limit(search.count)
-        .offset(search.offset)
+        source.with_only_columns(order.by.label("place"), searched.key.label("key"))
+        .order_by(*(c.desc() if descending else c.asc() for c in columns))
+        .limit(query.count + 1)
     )
-    return [str(row.id) for row in rows], total
+    shown = rows[: query.count]
+    more = len(rows) > query.count
+    last = shown[-1] if more else None
+    return Page(
+        ids=[str(row.key) for row in shown],
+        total=total,
+        after=None if last is None else _write_after(query.sort, last.place, last.key),
+    )
 
 
-def _patient_parameters() -> dict[str, Condition]:
-    return {
-        "patient": _patient,
-        "subject": _patient,
-        "patient.identifier": _patient_by_identifier,
-        "subject.identifier": _patient_by_identifier,
-        "subject:Patient.identifier": _patient_by_identifier,
-        "patient:identifier": _patient_by_identifier,
-    }
+def _forms(searched: Searched) -> dict[str, Condition]:
+    forms: dict[str, Condition] = {}
+    for name, parameter in searched.parameters.items():
+        forms |= parameter.forms(name)
+    return forms
 
 
-def _patient(value: str) -> ColumnElement[bool]:
-    kind, slash, identity = value.rpartition("/")
-    if slash and kind.rpartition("/")[2] != "Patient":
-        return false()
-    return study.c.patient_id == identity
-
-
-def _patient_by_identifier(value: str) -> ColumnElement[bool]:
-    return study.c.patient_id.in_(select(patient_identifier.c.patient_id).where(_owner(value)))
-
-
-def _owner(value: str) -> ColumnElement[bool]:
-    system, number = _token(value)
-    owned = patient_identifier.c.value == number
-    if system is None:
-        return owned
-    # The authority is told as a system only where it is an OID; by its name it is found too.
-    return owned & (patient_identifier.c.authority == system.removeprefix("urn:oid:"))
-
-
-def _report_identifier(value: str) -> ColumnElement[bool]:
-    system, number = _token(value)
-    if system:
-        return false()
-    return or_(study.c.accession == number, imaging_order.c.filler_number == number)
-
-
-def _study_identifier(value: str) -> ColumnElement[bool]:
-    system, number = _token(value)
-    uid = study.c.study_uid == number.removeprefix("urn:oid:")
-    if system == DICOM_UID:
-        return uid
-    if system:
-        return false()
-    return or_(uid, study.c.accession == number)
-
-
-def _report_status(value: str) -> ColumnElement[bool]:
-    _, code = _token(value)
+def _condition(condition: Condition, name: str, value: str) -> ColumnElement[bool]:
+    wanted = alternatives(value)
+    if len(wanted) > LONGEST:
+        raise InvalidValue(f"{name} has more than {LONGEST} alternatives", location=name)
     try:
-        status = ReportStatus(code)
-    except ValueError:
-        # A status of the value set that no report of ours ever has matches nothing.
-        return false()
-    newest = (
-        select(report.c.status)
-        .where(report.c.study_id == study.c.id)
-        .order_by(report.c.version.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    return newest == status.value
+        return or_(*(condition(v) for v in wanted))
+    except InvalidValue as error:
+        raise InvalidValue(f"{name}: {error}", location=name) from error
 
 
-def _token(value: str) -> tuple[str | None, str]:
-    system, bar, code = value.rpartition("|")
-    return (system if bar else None), code
+def _shape(
+    query: Query, kind: str, searched: Searched, name: str, value: str, *, lenient: bool
+) -> None:
+    match name:
+        case "_count":
+            query.count = min(_whole(name, value), MOST)
+            return
+        case "_sort" if value.removeprefix("-") in searched.orders:
+            query.sort = value
+        case "_include" if value.removeprefix(f"{kind}:") in searched.includes and ":" in value:
+            query.includes.append(value.removeprefix(f"{kind}:"))
+        case "_summary" if value in _SUMMARIES:
+            query.summary = value
+        case "_elements":
+            query.elements = tuple(part.strip() for part in value.split(",") if part.strip())
+        case "_total" if value in _TOTALS:
+            query.has_total = value != "none"
+        case "_format" | "_pretty":
+            return
+        case _ if lenient:
+            return
+        case _:
+            raise InvalidValue(f"{name} has a value that is not served", location=name)
+    query.used.append((name, value))
 
 
 def _whole(name: str, value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 10):
         raise InvalidValue(f"{name} is not a whole number", location=name)
     return int(value)
+
+
+def _write_after(sort: str, place: Any, key: str) -> str:
+    text = place.isoformat() if hasattr(place, "isoformat") else str(place)
+    return urlsafe_b64encode(json.dumps([sort, text, key]).encode()).decode().rstrip("=")
+
+
+def _read_after(searched: Searched, query: Query, token: str) -> tuple[Any, str]:
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        sort, place, key = json.loads(urlsafe_b64decode(padded.encode("ascii")))
+        value = searched.orders[str(sort).removeprefix("-")].read(place)
+    except (ValueError, TypeError, KeyError):
+        sort = None
+    if sort != query.sort:
+        raise InvalidValue(
+            "the link to this page is not one of ours; begin the search anew", location=_AFTER
+        )
+    return value, str(key)

@@ -12,13 +12,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from services.database.store import Store
+from services.fhir.versions import R4, R5
 from services.settings import Settings
 from services.web import api, desk, health, pages, problems, pulse
 from services.web.guard import Guard
 from services.web.rendering import STATIC
 
 DICOMWEB = "/dicom-web"
-FHIR_R4 = "/fhir/r4"
+FHIR_R4 = R4.path
+FHIR_R5 = R5.path
 
 
 def create_app(

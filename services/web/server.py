@@ -16,9 +16,10 @@ from starlette.types import ASGIApp
 from models.errors import SpinechoError, Unavailable
 from services.database.store import Store
 from services.fhir.api import fhir_app
+from services.fhir.versions import VERSIONS
 from services.journal import configure
 from services.settings import Settings
-from services.web.app import DICOMWEB, FHIR_R4, create_app
+from services.web.app import DICOMWEB, create_app
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,9 @@ def mounts(settings: Settings, store: Store) -> dict[str, ASGIApp]:
     else:
         served[DICOMWEB] = dicomweb(store, tiers(settings))
     # An ImagingStudy names where its images are found only if they are.
-    served[FHIR_R4] = fhir_app(store, dicomweb=DICOMWEB if DICOMWEB in served else None)
+    images = DICOMWEB if DICOMWEB in served else None
+    for version in VERSIONS:
+        served[version.path] = fhir_app(store, dicomweb=images, version=version)
     return served
 
 
