@@ -34,6 +34,6 @@ def both(settings: Settings, store: Store, version: Version) -> Iterator[httpx.C
     mounts = {version.path: fhir_app(store, dicomweb=DICOMWEB, version=version)}
     with (
         serving(create_app(settings, store, mounts=mounts)) as url,
-        httpx.Client(base_url=f"{url}{version.path}", timeout=10) as client,
+        httpx.Client(base_url=f"{url}{version.path}", timeout=60) as client,
     ):
         yield client

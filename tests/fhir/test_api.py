@@ -39,7 +39,7 @@ def fhir(settings: Settings, store: Store) -> Iterator[httpx.Client]:
     mounts = {FHIR_R4: fhir_app(store, dicomweb=DICOMWEB)}
     with (
         serving(create_app(settings, store, mounts=mounts)) as url,
-        httpx.Client(base_url=f"{url}{FHIR_R4}", timeout=10) as client,
+        httpx.Client(base_url=f"{url}{FHIR_R4}", timeout=60) as client,
     ):
         yield client
 
