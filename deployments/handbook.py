@@ -39,6 +39,8 @@ placer number, accession number and requested procedure ID.
 with its accession number and Study Instance UID.
 - An accession number that is longer than 16 characters is refused (104), never cut. Another \
 number that is too long is left out, with a warning on the timeline; text is cut when it is sent.
+- An order that says nothing of a visit (no PV1, no PID-18) gets number, location and class of \
+the patient's open visit, as ADT told of it, where there is exactly one.
 - Times without an offset are local time of this machine.
 """
 

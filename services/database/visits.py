@@ -30,6 +30,11 @@ _UNJOINED = Prepared(
     .where(appointment.c.order_placer == bindparam("placer"), appointment.c.order_id.is_(None))
     .order_by(appointment.c.updated_at)
 )
+_OPEN = Prepared(
+    select(visit).where(
+        visit.c.patient_id == bindparam("patient"), visit.c.state == VisitState.OPEN.value
+    )
+)
 
 
 class Visits:
@@ -70,6 +75,10 @@ class Visits:
         """Return the patient's visits, the one that was told of last first."""
         query = select(visit).where(visit.c.patient_id == patient_id)
         return list(self._connection.execute(query.order_by(visit.c.updated_at.desc())))
+
+    def open_of(self, patient_id: str) -> list[Any]:
+        """Return the patient's visits that have begun and not ended."""
+        return self._direct.fetch(_OPEN(patient=patient_id))
 
     def holder(self, number: str, account: str) -> str | None:
         """Return the patient who alone has the visit, or else the account, of this number."""

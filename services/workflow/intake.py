@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Final
+from typing import Any, Final
 
 from models.errors import DuplicateKey, IllegalMove, InvalidValue, UnknownKey
 from models.events import Topic
@@ -16,7 +16,7 @@ from models.lifecycle import StepEvent, StepState, StudyEvent, StudyState, move
 from models.order import Order, Safety, ScheduledStep
 from models.order_control import OrderAction
 from models.order_status import standing
-from models.patient import Code, Patient
+from models.patient import Code, Issuer, Patient
 from models.request import OrderRequest, PatientRequest, StepRequest
 from models.study import Study, new_id, new_uid
 from services.database.direct import Call
@@ -31,6 +31,8 @@ _MUTABLE: Final = (
     *("location", "admission_id", "admission_issuer", "patient_state", "special_needs"),
     *("transport", "confidentiality", "placer_issuer", "filler_issuer", "accession_issuer"),
 )
+_VISIT: Final = ("admission_id", "location", "patient_class")
+"""What PV1 and PID-18 say of a visit."""
 _SAFETY: Final = tuple(f.name for f in fields(Safety))
 _STEP: Final = (
     *("start_at", "modality", "station_aet", "station_name", "location", "description"),
@@ -141,6 +143,7 @@ def place_order(
         return study
     if any(order.patient_id != patient.id for order in known):
         raise DuplicateKey("the placer number is another patient's order", location="ORC^1^2")
+    request, inherits = _on_visit(uow, patient, request)
     accession = request.accession or uow.orders.next_accession(uow.now)
     if request.accession and uow.orders.find_by_accession(accession) is not None:
         raise DuplicateKey("the accession number belongs to another order", location="OBR^1^18")
@@ -184,6 +187,8 @@ def place_order(
         study = exam
         _join(uow, exam, order)
     told = f"order placed, {order.priority.dicom}, {len(order.steps)} step(s)"
+    if inherits:
+        told += "; on the patient's open visit"
     if instead_of:
         told += "; it replaces " + ", ".join(old.accession for old in instead_of)
     uow.timeline.add(
@@ -264,6 +269,27 @@ def refuse_begun(order: Order) -> None:
             raise IllegalMove(
                 f"the exam of this order is {step.status.lower()}", location="ORC^1^1"
             )
+
+
+def _on_visit(
+    uow: UnitOfWork, patient: Patient, request: OrderRequest
+) -> tuple[OrderRequest, bool]:
+    """Return the request with what the patient's only open visit says, if it says nothing itself.
+
+    Of two open visits neither is guessed at.
+    """
+    if any(getattr(request, name) is not None for name in _VISIT):
+        return request, False
+    visits = uow.visits.open_of(patient.id)
+    if len(visits) != 1:
+        return request, False
+    (visit,) = visits
+    values: dict[str, Any] = {
+        n: said for n in ("location", "patient_class") if (said := getattr(visit, n))
+    }
+    if visit.number:
+        values |= {"admission_id": visit.number, "admission_issuer": Issuer(visit.authority)}
+    return replace(request, **values), bool(values)
 
 
 def _exam_before_order(uow: UnitOfWork, study_uid: str, patient: Patient) -> Study | None:

@@ -231,3 +231,50 @@ def test_a_link_joins_no_records_and_is_taken_back(send: Sender, store: Store) -
 @pytest.mark.parametrize("event", ["A14", "A17", "A50", "A99"])
 def test_an_event_that_is_not_served_is_rejected(send: Sender, event: str) -> None:
     assert send(adt(event)) == "AR 201"
+
+
+def without_visit(order: bytes) -> bytes:
+    return b"\r".join(line for line in order.split(b"\r") if not line.startswith(b"PV1"))
+
+
+def visit_of(store: Store) -> tuple[str, str, str, str]:
+    with store() as uow:
+        (row,) = uow.orders.worklist()
+        order = uow.orders.find_by_placer("P100", "EMR")
+    assert order is not None
+    said = (row.imaging_order_admission_id, row.imaging_order_location)
+    return (*said, row.imaging_order_patient_class, order.admission_issuer.name)
+
+
+def test_an_order_that_names_no_visit_is_on_the_open_one(send: Sender, store: Store) -> None:
+    send(adt("A01", PID, pv1("OLD^1", number="V1")))
+    send(adt("A03", PID, pv1("OLD^1", number="V1")))
+    send(adt("A05", PID, pv1("LATER^1", number="V3")))
+    send(adt("A01", PID, pv1("ICU^7", number="V2", kind="I")))
+    assert send(without_visit(omi())) == "AA"
+    assert visit_of(store) == ("V2", "ICU^7", "I", "HOSP")
+    with store() as uow:
+        study = uow.studies.find("1.2.3.4.5.6.7")
+        assert study is not None
+        assert uow.timeline.of_study(study.id)[0].summary.endswith("on the patient's open visit")
+    assert send(without_visit(omi())) == "AA"
+    assert kinds(store) == ["order.placed", "order.repeated"]
+    # It is the visit's from now on.
+    send(adt("A02", PID, pv1("WARD^9", number="V2", kind="I")))
+    assert visit_of(store)[:2] == ("V2", "WARD^9")
+
+
+def test_an_order_that_names_its_visit_keeps_to_it(send: Sender, store: Store) -> None:
+    send(adt("A01", PID, pv1("ICU^7", number="V2", kind="I")))
+    send(omi())
+    assert visit_of(store) == ("V123", "ED^B12^1", "E", "HOSP")
+
+
+@pytest.mark.parametrize("others", [(), (("V1", "A01"), ("V2", "A04")), (("V1", "A05"),)])
+def test_without_one_open_visit_none_is_guessed_at(
+    send: Sender, store: Store, others: tuple[tuple[str, str], ...]
+) -> None:
+    for number, event in others:
+        send(adt(event, PID, pv1("ICU^7", number=number)))
+    assert send(without_visit(omi())) == "AA"
+    assert visit_of(store) == ("", "", "", "")
