@@ -55,6 +55,7 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
         with store() as uow:
             backlog, now = uow.outbox.backlog(LATE), uow.now
             broken = [row for row in lanes(uow) if row.broken]
+            unsealed = uow.messages.unsealed()
     except SpinechoError as error:
         return [_check("database", ok=False, state=str(error), advice="run 'spinecho up'")]
     finally:
@@ -71,7 +72,17 @@ def _database(settings: Settings) -> list[dict[str, Any]]:
         _check("database", ok=True, state="answers"),
         _check("stages", ok=not backlog.late, state=state, advice=advice),
         _lanes(broken),
+        _seals(unsealed),
     ]
+
+
+def _seals(unsealed: int) -> dict[str, Any]:
+    return _check(
+        "message store",
+        ok=not unsealed,
+        state=f"{unsealed} message(s) from before sealing are readable" if unsealed else "sealed",
+        advice="'spinecho keys rotate --reseal' seals them" if unsealed else "",
+    )
 
 
 def _lanes(broken: list[Any]) -> dict[str, Any]:

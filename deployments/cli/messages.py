@@ -86,6 +86,7 @@ def show(
         return
     told = _line(message) | {
         "peer": message.peer,
+        "profile": message.profile,
         "sealed": message.key_id is not None,
         "attempt_of": message.attempt_of,
         "tried_again_as": retried.get(number),
@@ -275,6 +276,8 @@ def _print_message(message: StoredMessage, told: dict[str, Any]) -> None:
     )
     if message.error:
         console.print(message.error, markup=False)
+    if message.profile:
+        console.print(f"read by profile {message.profile}", markup=False)
     if message.attempt_of:
         console.print(f"applies message {message.attempt_of} again")
     if told["tried_again_as"]:

@@ -73,6 +73,8 @@ class StoredMessage:
         The message and its answer as they stood on the wire, without frames.
     key_id
         The key it was sealed with; None for one from before messages were sealed.
+    profile
+        The interface profile that read it, with its digest; None where there was none for it.
     attempt_of
         The earlier message whose bytes this is another attempt to apply.
     """
@@ -89,6 +91,7 @@ class StoredMessage:
     ack: bytes | None
     ack_code: str | None
     error: str | None
+    profile: str | None
     study_id: str | None
     attempt_of: int | None
     key_id: str | None

@@ -420,6 +420,8 @@ message_log = Table(
     Column("ack", LargeBinary),
     Column("ack_code", Text),
     Column("error", Text),
+    # The interface profile that read it, with the digest of its version.
+    Column("profile", Text),
     Column("study_id", Text),
     Column("attempt_of", BigInteger),
     # Keyed hashes of the patient's and the order's numbers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from models.errors import (
     InvalidValue,
@@ -15,7 +16,7 @@ from models.errors import (
     answer_to,
 )
 from services.hl7.charsets import codec_of
-from services.hl7.er7 import Delimiters, Message, escape, parse, unescape
+from services.hl7.er7 import Delimiters, Message, Segment, escape, parse, unescape
 
 _TEXTS = {
     "100": "Segment sequence error",
@@ -253,6 +254,8 @@ class Reply:
     code: str
     control_id: str
     text: str = ""
+    reason: str = ""
+    """Its HL70357 code and place, ``204 at PID^1^3``: what may be kept and shown without care."""
 
     @property
     def accepted(self) -> bool:
@@ -274,4 +277,23 @@ def read_reply(raw: bytes) -> Reply:
         raise Malformed("the answer has no MSA segment", location="MSA^1")
     err = message.first("ERR")
     text = msa.get(3) or (err.get(8) or err.get(3, 2) if err else "")
-    return Reply(code=msa.get(1), control_id=msa.get(2), text=text)
+    return Reply(code=msa.get(1), control_id=msa.get(2), text=text, reason=_reason(err))
+
+
+_ERROR_CODE: Final = re.compile(r"\d{1,3}")
+_ERROR_PLACE: Final = re.compile(r"[A-Z][A-Z0-9]{2}(?:\^\d{1,4}){0,5}")
+
+
+def _reason(err: Segment | None) -> str:
+    """Read code and place of an ERR segment; a receiver may have written anything there."""
+    if err is None:
+        return ""
+    if err.raw(3):
+        code, parts = err.get(3), [err.get(2, n) for n in range(1, 7)]
+    else:  # before v2.5: ERR-1 is segment, sequence, field and code
+        code, parts = err.get(1, 4), [err.get(1, n) for n in range(1, 4)]
+    place = "^".join(parts).rstrip("^")
+    named = [code] if _ERROR_CODE.fullmatch(code) else []
+    if _ERROR_PLACE.fullmatch(place):
+        named.append(f"at {place}")
+    return " ".join(named)

@@ -93,6 +93,11 @@ class Standard:
         """What the timeline keeps: which profile, in which version."""
         return {"profile": self.profile, "profile_digest": self.digest[:16]} if self.profile else {}
 
+    @property
+    def named(self) -> str | None:
+        """The profile and its version, as the message log keeps it."""
+        return f"{self.profile} ({self.digest[:16]})" if self.profile else None
+
     def require(self) -> None:
         """Refuse a new order without what its profile requires.
 

@@ -114,13 +114,21 @@ def _receive(
     )
     if message is not None and message.warnings:
         log.warning("hl7.charset", peer=peer, sender=sender, warnings=message.warnings)
-    standard, reading = None, None
+    standard: Standard | None = None
+    reading: OrderReading | None = None
     # Sent at once, a value that cannot even be asked for shows inside the attempt.
     if message is not None and unreadable is None and not at_once:
         # What goes wrong here is met again, and told, where the message is applied.
         with suppress(Exception):
             standard = _standardised(message, raw, profiles)
             reading = OrderReading.ahead(standard.message, settings)
+
+    def standardised() -> Standard:
+        nonlocal standard
+        if standard is None:
+            standard = _standardised(received.message, raw, profiles)
+        return standard
+
     with store() as uow:
         attempt = uow.messages.begin(
             raw, attempt_of=attempt_of, also=reading.questions(uow) if reading else ()
@@ -163,7 +171,7 @@ def _receive(
                 )
                 applied, failure = _attempt(
                     received,
-                    lambda: standard or _standardised(message, raw, profiles),
+                    standardised,
                     read,
                     at_once=at_once,
                 )
@@ -189,6 +197,7 @@ def _receive(
             error=None
             if failure is None
             else _storable(f"{failure.code} at {failure.location}: {failure}", 2000),
+            profile=None if standard is None else standard.named,
             study_id=None if applied.study is None else applied.study.id,
         )
     log.info("hl7.answered", message=message_id, type=kind, ack=code, state=state)

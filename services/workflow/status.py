@@ -130,13 +130,13 @@ def _tell(store: Store, link: Link, notice_id: int) -> None:
             failure = error
             changes["error"] = str(error)
         else:
-            # What the placer answers may name the patient: it is kept, and said to nobody's log.
+            # Its own words may name the patient: they are in the answer, which is sealed.
             state = "accepted" if reply.accepted else "refused"
             changes |= {
                 "state": state,
                 "ack_code": reply.code,
                 "answered_at": uow.clock(),
-                "error": reply.text or None,
+                "error": reply.reason or None,
             }
             uow.messages.answer(message.id, state=state, ack=raw, ack_code=reply.code)
             _note(uow, notice, reply.code, accepted=reply.accepted)

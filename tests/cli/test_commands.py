@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.database.store import Store
-from services.database.tables import outbox
+from services.database.tables import message_log, outbox
 from services.settings import Settings
 from services.workflow.messages import receive_message
 from tests.cli.conftest import Terminal
@@ -102,6 +102,25 @@ def test_the_doctor_counts_what_waits_and_what_is_stuck(
     late = stages()
     assert (late["ok"], late["state"]) == (False, "2 waiting, 0 under way, 2 late")
     assert "stuck for 9 min" in str(late["advice"])
+
+
+def test_the_doctor_counts_messages_that_anybody_can_read(
+    installed: Terminal, store: Store, settings: Settings
+) -> None:
+    def seals() -> tuple[object, object, object]:
+        checks = json.loads(installed.run("doctor", "--json").stdout)
+        (found,) = (c for c in checks if c["part"] == "message store")
+        return found["ok"], found["state"], found["advice"]
+
+    receive_message(store, orm(), peer="test", settings=settings)
+    assert seals() == (True, "sealed", "")
+    with store() as uow:
+        uow.connection.execute(message_log.update().values(raw=orm(), ack=None, key_id=None))
+    ok, state, advice = seals()
+    assert (ok, state) == (False, "1 message(s) from before sealing are readable")
+    assert "keys rotate --reseal" in str(advice)
+    installed.json("keys", "rotate", "--reseal")
+    assert seals() == (True, "sealed", "")
 
 
 def test_the_doctor_says_what_to_do_where_nothing_runs(terminal: Terminal) -> None:

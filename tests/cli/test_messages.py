@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from services.database.store import Store
+from services.hl7.er7 import parse
+from services.hl7.profiles import Profiles
 from services.settings import Settings
 from services.workflow.messages import receive_message
 from tests.cli.conftest import Terminal
@@ -47,6 +49,27 @@ def test_a_message_is_shown_with_its_answer_and_written_as_it_is(
     assert [event["kind"] for event in said["timeline"]] == ["order.placed"]
     assert installed.run("messages", "show", "2", "--raw").stdout_bytes == orm()
     assert "unknown-key" in installed.run("messages", "show", "99").stderr
+
+
+def test_what_read_a_message_is_shown_of_refused_ones_and_adt_too(
+    installed: Terminal, store: Store, settings: Settings
+) -> None:
+    folder = settings.profile_root
+    folder.mkdir(parents=True, exist_ok=True)
+    profile = 'name = "north"\ntitle = "North"\nvendor = "X"\nactive = true\n'
+    sender = '[sender]\napplication = ["EMR"]\n'
+    (folder / "north.toml").write_text(f"{profile}{sender}")
+    profiles = Profiles(folder, good=settings.last_good_profiles)
+    refused, registered = CHANGE, adt()
+    of_other = adt(control_id="T9").replace(b"|EMR|", b"|OTHER|")
+    for raw in (refused, registered, of_other):
+        receive_message(store, raw, peer="test", settings=settings, profiles=profiles)
+    shown = [installed.json("messages", "show", str(n)) for n in (1, 2, 3)]
+    assert [s["state"] for s in shown] == ["refused", "processed", "processed"]
+    digest = profiles.standardised(parse(refused), refused).digest[:16]
+    assert [s["profile"] for s in shown] == [f"north ({digest})"] * 2 + [None]
+    assert f"read by profile north ({digest})" in installed.run("messages", "show", "1").output
+    assert "read by" not in installed.run("messages", "show", "3").output
 
 
 def test_a_replay_says_what_it_would_do_and_does_it_when_told(

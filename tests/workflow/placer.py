@@ -21,6 +21,8 @@ class Placer:
         """MSA-1 of the next answers, or ``close`` to hang up unanswered."""
         self.on_message: Callable[[], None] = lambda: None
         self.words = "DOE JANE is locked"
+        self.error = ""
+        """An ERR segment to go with a refusal."""
         self.connections = 0
         self.port = 0
         self.loop = asyncio.new_event_loop()
@@ -49,10 +51,11 @@ class Placer:
                 if answer == "close":
                     break
                 msh = message.segment("MSH")
+                error = f"{self.error}\r" if self.error else ""
                 words = "" if answer in {"AA", "CA"} else self.words
                 writer.writeblock(
                     f"MSH|^~\\&|{msh[5]}||{msh[3]}|{msh[4]}|{msh[7]}||ACK|A{msh[10]}|P|{msh[12]}\r"
-                    f"MSA|{answer}|{msh[10]}|{words}\r".encode()
+                    f"MSA|{answer}|{msh[10]}|{words}\r{error}".encode()
                 )
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):

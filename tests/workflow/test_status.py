@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from models.errors import Unavailable
 from models.lifecycle import TABLE, StudyEvent, StudyState
@@ -282,9 +283,39 @@ def test_a_refusal_is_kept_put_on_the_desk_and_overtaken(
         assert told.state == "accepted"
         assert [row.kind for row in uow.studies.desk(refused.study_id)] == ["status-refused"]
         entries = uow.timeline.of_study(refused.study_id)
-    # What the placer wrote stays in the log and on the page: the timeline goes to Prefect.
-    assert refused.error == "DOE JANE is locked"
+        sealed = uow.connection.execute(
+            text("SELECT ack FROM message_log WHERE id = :id"), {"id": refused.message_id}
+        ).scalar_one()
+        answered = uow.messages.get(refused.message_id).ack
+    # What the placer wrote is in the message store, and nowhere else.
+    assert refused.error is None
+    assert b"DOE JANE is locked" in (answered or b"")
+    assert b"DOE" not in bytes(sealed)
     assert "DOE" not in " ".join(e.summary + str(e.evidence) for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("err", "reason"),
+    [
+        (
+            "ERR||PID^1^3|204^Unknown key identifier^HL70357|E||||DOE JANE is unknown",
+            "204 at PID^1^3",
+        ),
+        ("ERR|PID^1^3^204&Unknown key identifier&HL70357", "204 at PID^1^3"),
+        ("ERR||DOE^JANE|DOE JANE is locked|E", None),
+        ("ERR|||207^Application internal error^HL70357|E", "207"),
+    ],
+)
+def test_of_a_refusal_code_and_place_are_shown(
+    telling: Store, configured: Settings, placer: Placer, err: str, reason: str | None
+) -> None:
+    receive(telling, configured, orm())
+    placer.answers.append("AE")
+    placer.error = err
+    assert tell_placer(telling, configured) == 1
+    with telling() as uow:
+        (notice,) = uow.notices.of_study(study_id(telling))
+    assert (notice.state, notice.error) == ("refused", reason)
 
 
 def test_a_placer_that_is_away_loses_nothing_and_holds_the_order_of_things(
