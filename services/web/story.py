@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Row, func, select
 
 from models.errors import Conflict, UnknownKey
+from models.external_result import STATUS_WORDS
 from models.finding import Outcome
 from models.lifecycle import ReportStatus, StudyState
 from models.order import Order
@@ -85,7 +86,11 @@ def story(uow: UnitOfWork, key: str) -> dict[str, Any]:
         "critical": _critical(study, result),
         "findings": [_without(f, "study_id") for f in uow.studies.findings(study.id)],
         "external_results": [
-            _without(r, "study_id", "id", "position") for r in uow.external.of_study(study.id)
+            {
+                **_without(r, "study_id", "id", "position"),
+                "words": STATUS_WORDS.get(r.status, r.status),
+            }
+            for r in uow.external.of_study(study.id)
         ],
         "appointments": []
         if order is None

@@ -5,6 +5,7 @@ import json
 import httpx
 import pytest
 
+from models.external_result import ExternalResult
 from models.lifecycle import StudyState
 from models.order_status import STATUS
 from models.study import Study
@@ -311,3 +312,31 @@ def test_the_story_has_what_the_placer_was_told_and_answered(
     assert "Told to the placer" in page
     assert "&lt;b&gt;locked" in page
     assert "<b>locked" not in page
+
+
+def test_the_story_has_what_other_systems_reported(http: httpx.Client, store: Store) -> None:
+    study = morning(store, CASES[:1])[CASES[0].accession]
+    results = (
+        ExternalResult(sender="RIS|X", status="P", procedure="<i>MRI</i>", critical=True),
+        ExternalResult(sender="RIS|X", status="F", procedure="<i>MRI</i>", author="SAMPLE^ANN"),
+    )
+    with store() as uow:
+        for number, result in enumerate(results, 7):
+            uow.external.add(result, study_id=study.id, message_id=number, position=1)
+    told = http.get(f"/api/studies/{study.study_uid}").json()["external_results"]
+    assert [(one["words"], one["critical"], one["message_id"]) for one in told] == [
+        *(("preliminary", True, 7), ("final", False, 8))
+    ]
+    page = http.get(f"/studies/{study.study_uid}", headers={"Accept": "text/html"}).text
+    shown = page.split('id="external-title"')[1].split("</section>")[0]
+    # The newest stands first, in the reader's words.
+    assert shown.index("SAMPLE, ANN") < shown.index("sent as critical")
+    assert "&lt;i&gt;MRI" in shown
+    assert "<i>MRI" not in shown
+
+
+def test_without_results_from_elsewhere_the_page_has_no_place_for_them(
+    http: httpx.Client, studies: dict[str, Study]
+) -> None:
+    page = http.get(f"/studies/{CASES[0].study_uid}", headers={"Accept": "text/html"}).text
+    assert "Results from elsewhere" not in page
