@@ -126,9 +126,13 @@ def _print(told: dict[str, Any], as_json: bool) -> None:
 
 
 def _sentence(told: dict[str, Any]) -> str:
-    text = f"decision {told['decision']}: {told['action']}, by {told['by']}: {told['why']}"
+    at = told["at"][:19].replace("T", " ")
+    text = f"decision {told['decision']}: {told['action']}, {at} by {told['by']}: {told['why']}"
+    if told["patient"]:
+        text += f"; patient {told['patient_before'] or 'none'} → {told['patient']}"
     if told["undone_by"]:
-        return f"{text}; undone by {told['undone_by']}: {told['undone_why']}"
+        undone = told["undone_at"][:19].replace("T", " ")
+        return f"{text}; undone {undone} by {told['undone_by']}: {told['undone_why']}"
     if told["approved_by"]:
         return f"{text}; {told['approved_by']} agreed"
     return text if told["done"] else f"{text}; waits for a second person"

@@ -1,6 +1,8 @@
-"""``spinecho patients``: what keeps the patient index whole."""
+"""``spinecho patients``: the patient index, and what was done to patient records."""
 
 from __future__ import annotations
+
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +13,10 @@ from deployments.cli.terminal import (
     opened_store,
     print_json,
     read_settings,
+    table,
 )
 
-app = typer.Typer(no_args_is_help=True, help="The patient index.")
-
-
-@app.callback()
-def _group() -> None:
-    # With one command only, typer would drop the group's name.
-    pass
+app = typer.Typer(no_args_is_help=True, help="The patient index, and changes of patient records.")
 
 
 @app.command()
@@ -39,3 +36,55 @@ def index(as_json: AsJson = False) -> None:
         print_json({"filed": count})
     else:
         console.print(f"{count} patients were filed in the index")
+
+
+@app.command()
+def changes(
+    number: Annotated[str, typer.Argument(help="A number of the patient, of any authority.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the merges, moves and re-keys of a patient: who, when, why, and what changed hands."""
+    from services.workflow.identity import change_as_json
+
+    with errors_told(), opened_store(read_settings()) as store, store() as uow:
+        found = {
+            change.id: change
+            for patient_id in uow.patients.find_by_value(number)
+            for change in uow.merges.of_patient(patient_id)
+        }
+        told = [change_as_json(found[key]) for key in sorted(found)]
+    if as_json:
+        print_json(told)
+        return
+    lines = [
+        (
+            c["change"],
+            c["at"][:19].replace("T", " "),
+            c["kind"],
+            c["by"],
+            c["why"],
+            ", ".join(f"{count} {kind}" for kind, count in c["moved"].items()),
+            f"{c['undone_at'][:19]} {c['undone_by']}: {c['undone_why']}" if c["undone_at"] else "",
+        )
+        for c in told
+    ]
+    columns = ("change", "at (UTC)", "kind", "by", "why", "changed hands", "undone")
+    console.print(table(columns, lines))
+
+
+@app.command()
+def undo(
+    change: Annotated[int, typer.Argument(help="Number of the change, as `changes` shows it.")],
+    by: Annotated[str, typer.Option("--by", help="Who undoes it.")],
+    why: Annotated[str, typer.Option("--why", help="The reason, kept with the change.")],
+    as_json: AsJson = False,
+) -> None:
+    """Undo a merge, move or re-key: everything goes back to the record it was filed under."""
+    from services.workflow.identity import change_as_json, unmerge
+
+    with errors_told(), opened_store(read_settings()) as store, store() as uow:
+        told: dict[str, Any] = change_as_json(unmerge(uow, change, by=by, why=why))
+    if as_json:
+        print_json(told)
+    else:
+        console.print(f"change {change} ({told['kind']}) is undone", markup=False)

@@ -118,14 +118,16 @@ def decide(
             .returning(desk_decision.c.id)
         ).scalar_one()
         if settings.desk_approvals == 1:
-            _apply(uow, row, decision_id, action, patient_id, by, approved_by="")
+            _apply(uow, row, decision_id, action, patient_id, by, why=why, approved_by="")
     else:
         if standing.by == by:
             raise IllegalMove("a second person has to agree")
         if (standing.action, standing.chosen_id) != (action.value, patient_id):
             raise IllegalMove("the first person decided otherwise; undo that first")
         decision_id = standing.id
-        _apply(uow, row, decision_id, action, patient_id, standing.by, approved_by=by)
+        _apply(
+            uow, row, decision_id, action, patient_id, standing.by, why=standing.why, approved_by=by
+        )
     return _decision(uow, decision_id)
 
 
@@ -169,6 +171,8 @@ def undo(uow: UnitOfWork, decision_id: int, *, by: str, why: str) -> Row[Any]:
             "a decision of the desk was undone; on the desk again",
             actor=by,
             decision=decision_id,
+            why=why,
+            patient=decision.before_id,
         )
     return _decision(uow, decision_id)
 
@@ -180,11 +184,14 @@ def decision_as_json(row: Row[Any]) -> dict[str, Any]:
         "number": row.desk_id,
         "action": row.action,
         "patient": row.chosen_id,
+        "patient_before": row.before_id,
         "by": row.by,
         "why": row.why,
         "at": row.at.isoformat(),
         "approved_by": row.approved_by,
         "done": row.done_at is not None,
+        "done_at": None if row.done_at is None else row.done_at.isoformat(),
+        "undone_at": None if row.undone_at is None else row.undone_at.isoformat(),
         "undone_by": row.undone_by,
         "undone_why": row.undone_why,
     }
@@ -222,6 +229,7 @@ def _apply(
     patient_id: str | None,
     by: str,
     *,
+    why: str,
     approved_by: str,
 ) -> None:
     before = None
@@ -248,6 +256,9 @@ def _apply(
             f"{told} by the desk's decision",
             actor=who,
             decision=decision_id,
+            why=why,
+            patient_before=before,
+            patient=patient_id,
         )
 
 

@@ -6,6 +6,7 @@ Two changes that touch the same record wait for each other.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -205,8 +206,8 @@ def unmerge(uow: UnitOfWork, merge_id: int, *, by: str, why: str) -> Merge:
     change = _get(uow, merge_id, lock=True)
     if change.undone_at is not None:
         return change
-    if not why.strip():
-        raise InvalidValue("an undoing needs a reason", location="why")
+    if not by.strip() or not why.strip():
+        raise InvalidValue("an undoing needs who and why", location="why")
     if change.kind is ChangeKind.MERGE:
         studies = uow.merges.restore(change.retired_id)
         uow.merges.take_back(change.survivor_id, change.before, change.after)
@@ -235,6 +236,26 @@ def refuse_retired(uow: UnitOfWork, identifiers: Iterable[Identifier]) -> None:
     known = [i for i in identifiers if uow.patients.find(i) is not None]
     if known and all(uow.patients.is_retired(i) for i in known):
         raise UnknownKey("PID-3 retired: send the survivor's identifier", location="PID^1^3")
+
+
+def change_as_json(change: Merge) -> dict[str, Any]:
+    """Return a change of patient records: what, who, when, why, and how many rows changed hands."""
+    return {
+        "change": change.id,
+        "kind": change.kind.value,
+        "kept_as": change.survivor_id,
+        "was": change.retired_id,
+        "by": change.by,
+        "why": change.why,
+        "at": change.at.isoformat(),
+        "message": change.message_id,
+        "moved": dict(Counter(item.kind for item in change.moved)),
+        "before": change.before,
+        "after": change.after,
+        "undone_at": None if change.undone_at is None else change.undone_at.isoformat(),
+        "undone_by": change.undone_by,
+        "undone_why": change.undone_why,
+    }
 
 
 def _get(uow: UnitOfWork, change_id: int, *, lock: bool = False) -> Merge:

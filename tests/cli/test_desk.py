@@ -73,6 +73,14 @@ def test_a_decision_files_the_study_and_its_undoing_puts_it_back(
     with store() as uow:
         # Late images say the same as the first ones, which the desk has placed.
         assert belonging(uow, "1.2.3", CLAIM).contradictions == ()
+    with store() as uow:
+        entry = uow.timeline.of_study(study_id)[-1]
+    assert (entry.kind, entry.actor) == ("desk.file", "rita")
+    assert entry.evidence == {
+        **{"decision": decision["decision"], "why": "same person"},
+        **{"patient_before": None, "patient": "jane"},
+    }
+    assert None not in (decision["at"], decision["done_at"])
     number = str(decision["decision"])
     undone = installed.json("desk", "undo", number, "--by", "chief", "--why", "wrong")
     assert (undone["undone_by"], patient_of(store, study_id)) == ("chief", None)
@@ -81,7 +89,7 @@ def test_a_decision_files_the_study_and_its_undoing_puts_it_back(
         kinds = [e.kind for e in uow.timeline.of_study(study_id)]
     assert kinds == ["desk.file", "desk.undone"]
     told = installed.run("desk", "show", "1").stdout
-    assert "undone by chief: wrong" in told
+    assert "by chief: wrong" in told
     again = installed.run("desk", "undo", number, "--by", "chief", "--why", "again")
     assert again.exit_code == 1
     assert "illegal-move" in again.stderr
