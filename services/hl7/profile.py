@@ -284,6 +284,11 @@ class IdentifierRule(Format):
     """The namespace (CX-4.1) to put, whichever the message names; a universal id stays."""
     type: _Plain = ""
     """The identifier type to put."""
+    check_digit: Literal["", "M10", "M11"] = ""
+    """The number has to come with its check digit by this scheme (HL70061): in CX-2, or else as its
+    last character."""
+    wrong_check_digit: Literal["refuse", "desk"] = "refuse"
+    """What becomes of a message whose PID-3 has a number with another one."""
     discard: bool = False
     """The identifier is left out: it is not the patient's, or not to be kept."""
 

@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import Final, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
-from models.errors import MissingField, PeerError
+from models.errors import InvalidValue, MissingField, PeerError
 from models.order_control import RULES, OrderAction
 from services.hl7.draft import Draft, Note, Scope, Values, get_at, set_at
-from services.hl7.er7 import NULL, Delimiters, Message, parse
-from services.hl7.profile import Declared, Format, IdentifierRule, Place, places
+from services.hl7.er7 import NULL, Message, parse
+from services.hl7.identifying import Doubt, formatted, has_wrong_digit, identified, rule_for
+from services.hl7.profile import Declared, Format, Place, places
 from services.hl7.requests import NOT_IMAGING
-from services.identity.normalise import check_digit
 
 _LOCAL_TIME: Final = re.compile(r"(\d{8})(\d\d)?(\d\d)?(\d\d)?(?:\.\d+)?$")
 _IDENTIFIERS: Final = (Place("PID", 3), Place("MRG", 1))
@@ -52,6 +52,8 @@ class Standard:
         Standard place → where this sender may have it.
     sent
         The message as it came.
+    doubts
+        Numbers in PID-3 without their check digit.
     """
 
     message: Message
@@ -61,6 +63,7 @@ class Standard:
     missing: tuple[str, str] | None = None
     moved: Mapping[Place, tuple[Place, ...]] = field(default_factory=dict)
     sent: Message | None = None
+    doubts: tuple[Doubt, ...] = ()
 
     @contextmanager
     def as_sent(self) -> Iterator[None]:
@@ -99,13 +102,22 @@ class Standard:
         return f"{self.profile} ({self.digest[:16]})" if self.profile else None
 
     def require(self) -> None:
-        """Refuse a new order without what its profile requires.
+        """Refuse a new order without what its profile requires, and a number that cannot be right.
 
         Raises
         ------
+        InvalidValue
+            If a patient number has not its check digit, and its rule says to refuse it.
         MissingField
             At the place where the sender has it.
         """
+        for doubt in self.doubts:
+            if doubt.refuse:
+                raise InvalidValue(
+                    f"a number in PID-3 has not its {doubt.scheme} check digit, as profile "
+                    f"{self.profile} asks: correct it, or give the patient's own number",
+                    location=doubt.location,
+                )
         if self.missing is not None:
             location, name = self.missing
             raise MissingField(
@@ -162,7 +174,9 @@ class Standardiser:
         for place, edit, rule in self._edits:
             for row in draft.rows(place.segment):
                 draft.put(row, place, edit(get_at(row, place, draft.marks)), rule)
+        doubts: tuple[Doubt, ...] = ()
         if profile.identifiers:
+            doubts = tuple(self._doubts(draft))
             self._identify(draft)
         missing = None
         new = [one for one in draft.orders if get_at(one.rows[0], _CONTROL, draft.marks) in _NEW]
@@ -188,6 +202,7 @@ class Standardiser:
             missing,
             self._moved,
             message,
+            doubts,
         )
 
     def _move(self, draft: Draft) -> None:
@@ -199,6 +214,18 @@ class Standardiser:
         ]
         for move, scope, values in read:
             draft.write(scope, move.targets, values, "field")
+
+    def _doubts(self, draft: Draft) -> Iterator[Doubt]:
+        """Yield the numbers of PID-3 that cannot be right; MRG-1 may name what was mistyped."""
+        place, marks = _IDENTIFIERS[0], draft.marks
+        for count, row in enumerate(draft.rows(place.segment), 1):
+            for one in filter(None, get_at(row, place, marks).split(marks.repetition)):
+                rule = rule_for(one, self.declared.profile.identifiers, marks)
+                if rule is None or rule.discard or not rule.check_digit:
+                    continue
+                if has_wrong_digit(one, rule, marks):
+                    refuse = rule.wrong_check_digit == "refuse"
+                    yield Doubt(place.location(count), rule.check_digit, refuse)
 
     def _identify(self, draft: Draft) -> None:
         marks, rules = draft.marks, self.declared.profile.identifiers
@@ -300,52 +327,6 @@ def _mapped(table: dict[str, str]) -> _Edit:
 
 def _formatted(how: Format) -> _Edit:
     return lambda text: formatted(text, how)
-
-
-def formatted(text: str, how: Format) -> str:
-    """Return a number as `how` wants it written; nothing and the HL7 null stay as they are."""
-    if not text or text == NULL:
-        return text
-    for character in how.remove:
-        text = text.replace(character, "")
-    text = text.removeprefix(how.remove_prefix)
-    if how.drop_check_digit and len(text) > 1:
-        text = text[:-1]
-    if how.strip_zeros:
-        text = text.lstrip("0") or text[-1:]
-    if not text:
-        return text
-    text = text.rjust(how.pad_to, "0")
-    if how.append_check_digit and text.isascii() and text.isdigit():
-        text += check_digit(text, how.append_check_digit)
-    if how.upper:
-        text = text.upper()
-    return text if text.startswith(how.prefix) else how.prefix + text
-
-
-def identified(one: str, rules: tuple[IdentifierRule, ...], marks: Delimiters) -> str:
-    """Return one repetition of a CX field after the first rule that fits it; empty to leave it."""
-    parts = one.split(marks.component)
-    parts.extend([""] * (5 - len(parts)))
-    namespace, *universal = parts[3].split(marks.subcomponent)
-    number, authority, kind = parts[0], namespace or "".join(universal[:1]), parts[4]
-    for rule in rules:
-        if (
-            (not rule.types or kind in rule.types)
-            and (not rule.authorities or authority in rule.authorities)
-            and (not rule.length or len(number) == rule.length)
-        ):
-            if rule.discard:
-                return ""
-            parts[0] = formatted(number, rule)
-            if not authority and rule.authority:
-                parts[3] = rule.authority
-            if authority and rule.replace_authority:
-                parts[3] = marks.subcomponent.join([rule.replace_authority, *universal])
-            if rule.type:
-                parts[4] = rule.type
-            return marks.component.join(parts).rstrip(marks.component)
-    return one
 
 
 def _declaring(raw: bytes, charset: str) -> bytes:

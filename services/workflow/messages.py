@@ -27,6 +27,7 @@ from services.hl7.references import ACCESSION, references
 from services.hl7.standardising import Rewriting, Standard
 from services.settings import Settings
 from services.workflow.dispatch import Applied, OrderReading, Received, apply
+from services.workflow.doubts import show_doubts
 from services.workflow.numbering import Turn, take, turn_of
 from services.workflow.order_answers import with_orders
 
@@ -226,6 +227,7 @@ def _attempt(
                 standard.require()
                 read.append(standard.message)
                 applied = apply(replace(received, message=standard.message))
+            show_doubts(received, standard, applied.study)
             if at_once:
                 uow.direct.flush()
     except PeerError as error:

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from models.errors import ProfileError
 from services.hl7.er7 import Delimiters
+from services.hl7.identifying import formatted, identified
 from services.hl7.profile import Format, IdentifierRule, Profile, read_profile
-from services.hl7.standardising import formatted, identified
 from services.identity.audit.findings import Rule
 from services.identity.audit.formats import SCHEMES, ends_right
 
