@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from services.database.store import Store
+from services.hl7.er7 import parse
 from services.hl7.profile import read_profile
+from services.hl7.standardising import Standardiser
 from services.identity.normalise import check_digit
 from services.settings import Settings
 from services.simulators.population import Person
@@ -317,6 +319,24 @@ def test_the_check_digit_that_holds_for_all_is_named(terminal: Terminal, tmp_pat
         ]
         is None
     )
+
+
+def test_a_number_that_fails_what_all_others_hold_is_told_and_refused(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    right = [number(p) + check_digit(number(p), "M10") for p in PEOPLE]
+    wrong = right[3][:-1] + str((int(right[3][-1]) + 1) % 10)
+    sent = [*right[:3], wrong, *right[4:]]
+    feed = [order(p, at, pid3=f"{sent[at]}^^^HOSP^MR") for at, p in enumerate(PEOPLE)]
+    said = audited(terminal, write_feed(tmp_path / "feed", feed))
+    assert kinds(said) == {"mistyped": 1}
+    found = one(said, "mistyped")
+    assert found["examples"][0]["where"] == [f"{tmp_path / 'feed'}#4"]
+    declared = read_profile(
+        pasted(tmp_path, found["rule"]).read_bytes(), file="north.toml", origin="file"
+    )
+    refused = [bool(Standardiser(declared).standardised(parse(raw), raw).doubts) for raw in feed]
+    assert [at for at, one in enumerate(refused) if one] == [3]
 
 
 def test_nobody_is_named_unless_asked_for(terminal: Terminal, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import pytest
 from hl7.client import MLLPClient
@@ -120,13 +120,12 @@ def test_a_wrong_number_is_taken_and_shown_on_the_desk(store: Store, settings: S
 
 
 def test_the_listener_reads_the_rule_from_a_profile_in_force(
-    port: int, store: Store, settings: Settings
+    serving: Callable[[], int], store: Store, settings: Settings
 ) -> None:
     settings.profile_root.mkdir(parents=True, exist_ok=True)
     text = profile().declared.text.replace('"*"', '"EMR"')
     (settings.profile_root / "try.toml").write_text(text)
-    time.sleep(1.1)  # for so long the files are not looked at again
-    with MLLPClient("127.0.0.1", port) as client:
+    with MLLPClient("127.0.0.1", serving()) as client:
         codes = [
             read_reply(
                 client.send_message(numbered(f"{n}^^^HOSP^MR").replace(b"|M1|", c)).strip(

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, Literal
 
 from models.patient import Issuer
 from services.identity.audit.ledger import Ledger, Line
 from services.identity.audit.sightings import FEED, IMAGES
 from services.identity.normalise import check_digit
 
-SCHEMES: Final = ("M10", "M11")
+SCHEMES: Final[tuple[Literal["M10", "M11"], ...]] = ("M10", "M11")
 _ENOUGH: Final = 8
 """Numbers from which on a check digit that holds for all is no chance: one in 10^8."""
 

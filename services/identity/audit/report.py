@@ -13,6 +13,7 @@ from services.identity.audit.findings import Example, Finding, Rule, finding
 from services.identity.audit.formats import Authority, authorities, mask
 from services.identity.audit.ledger import Ledger
 from services.identity.audit.mismatches import mismatches
+from services.identity.audit.mistyped import mistyped
 from services.identity.audit.rules import identifier_rule, shortening
 from services.identity.audit.sightings import FEED, IMAGES, Sighting
 
@@ -102,6 +103,7 @@ def audit(
     scores = Scores(ledger, automatic, desk)
     found = [
         *collisions(ledger, scores),
+        *mistyped(ledger),
         *_long_accessions(ledger),
         *_within_feed(ledger, scores),
         *mismatches(ledger, scores, default_authority),
