@@ -52,6 +52,13 @@ class Settings(BaseSettings):
     default_authority: str = Field(
         "HOSP", description="Assigning authority of identifiers that name none."
     )
+    fhir_systems: dict[str, str] = Field(
+        default_factory=dict,
+        description="What HL7 and DICOM call the FHIR systems of this site: system URI → name.",
+    )
+    fhir_max_bytes: int = Field(
+        5 * 1024 * 1024, ge=1024, description="Largest body of a FHIR request taken."
+    )
     database_url: str | None = Field(
         None, description="A PostgreSQL of the hospital's own; empty for the embedded one."
     )

@@ -193,6 +193,7 @@ class Messages:
         peer: str,
         raw: bytes,
         attempt: Attempt | None = None,
+        number: int | None = None,
         ack: bytes | None = None,
         references: Iterable[tuple[str, str]] = (),
         **values: Any,
@@ -208,6 +209,8 @@ class Messages:
             Message and answer; they are sealed here.
         attempt : Attempt, optional
             What `begin` gave; the answer is then given to whoever sends the same bytes again.
+        number : int, optional
+            What `number` gave; for a request whose repetition is not told by its bytes.
         references : iterable of (kind, value)
             What else it is to be found by; only keyed hashes are kept.
         **values
@@ -220,7 +223,8 @@ class Messages:
         KeyMissing
             If there is no usable key: nothing is ever kept readable.
         """
-        number = self.number() if attempt is None else attempt.id
+        if number is None:
+            number = self.number() if attempt is None else attempt.id
         key = self._current()
         self._partitions.ensure(self._connection, month_of(self._now))
         if attempt is not None:

@@ -70,10 +70,14 @@ class Orders:
 
     def get(self, order_id: str) -> Order:
         """Return the order with this internal id, with its steps."""
-        found = self._first(_GET(order=order_id))
+        found = self.find(order_id)
         if found is None:
             raise LookupError("there is no order with this id")
         return found
+
+    def find(self, order_id: str) -> Order | None:
+        """Return the order with this internal id, with its steps, or None."""
+        return self._first(_GET(order=order_id))
 
     def find_by_placer(self, number: str, authority: str) -> Order | None:
         """Return the first order that its placer calls `number`, or None."""

@@ -119,6 +119,22 @@ class Patients:
         )
         return sorted({str(row.patient_id) for row in rows})
 
+    def known(self, patient_id: str) -> Patient | None:
+        """Return the patient with this internal id, of the survivor after a merge, or None."""
+        if self._direct.first(_GET(patient=patient_id)) is None:
+            return None
+        return self.get(self.survivor(patient_id))
+
+    def authority_of(self, value: str, universal_id: str) -> str | None:
+        """Return the name under which the issuer of a number is known here, or None."""
+        own = patient_identifier.c
+        return self._connection.execute(
+            select(own.authority)
+            .where(own.value == value, own.universal_id == universal_id)
+            .order_by(own.authority)
+            .limit(1)
+        ).scalar_one_or_none()
+
     def survivor(self, patient_id: str) -> str:
         """Return the id that this patient lives on under after merges; mostly its own."""
         merged_into = self._connection.execute(

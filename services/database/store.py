@@ -25,6 +25,7 @@ from services.database.partitions import Partitions
 from services.database.patients import Patients
 from services.database.peers import Peers
 from services.database.reports import Reports
+from services.database.resources import Resources
 from services.database.sequences import Sequences
 from services.database.studies import Studies
 from services.database.timeline import Timeline
@@ -80,6 +81,7 @@ class UnitOfWork:
         self.outbox = Outbox(self.connection, self.now, self.direct)
         self.timeline = Timeline(self.now, self.direct)
         self.sequences = Sequences(self.connection)
+        self.resources = Resources(self.connection, self.now)
         self.reports = Reports(self.connection, self.now)
         self.deliveries = Deliveries(self.connection, self.now)
         return self

@@ -704,3 +704,24 @@ ae_peer = Table(
     Column("port", Integer, nullable=False),
     _time("seen_at", required=True),
 )
+
+# What came or is shown as a resource, by the id under which it is served.
+fhir_resource = Table(
+    "fhir_resource",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    # Counts what was shown: another digest of what is shown is another version.
+    Column("version", Integer, nullable=False, server_default="0"),
+    Column("shown", LargeBinary),
+    _time("updated_at", required=True),
+    # As it came, with its references resolved; NULL where we made all of it.
+    Column("content", Text),
+    _text("release"),
+    # SHA-256 of the content: the same again is the same resource.
+    Column("digest", LargeBinary),
+    # "system|value" of each identifier.
+    Column("identifiers", ARRAY(Text), nullable=False, server_default="{}"),
+    Index("ix_fhir_resource_digest", "kind", "digest"),
+    Index("ix_fhir_resource_identifiers", "identifiers", postgresql_using="gin"),
+)
