@@ -84,7 +84,10 @@ class Resources:
     def same(self, kind: str, digest: bytes) -> str | None:
         """Return the id of a resource that came with the same content, or None."""
         return self._connection.execute(
-            select(_OWN.id).where(_OWN.kind == kind, _OWN.digest == digest).order_by(_OWN.id).limit(1)
+            select(_OWN.id)
+            .where(_OWN.kind == kind, _OWN.digest == digest)
+            .order_by(_OWN.id)
+            .limit(1)
         ).scalar_one_or_none()
 
     def claim(self, what: str) -> None:

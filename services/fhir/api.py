@@ -13,13 +13,16 @@ from starlette.responses import Response
 
 from models.errors import Malformed
 from services.database.store import Store, UnitOfWork
-from services.fhir import endpoints, patients, reports, search, studies
+from services.fhir import endpoints, orders, patients, reports, search, studies
 from services.fhir.bundle import searchset
 from services.fhir.capability import capability_statement
+from services.fhir.identifiers import Systems
 from services.fhir.negotiation import conditional, is_lenient, negotiate
+from services.fhir.orders_api import route_orders
 from services.fhir.outcome import Refused, answer, install
 from services.fhir.served import Call, Resource, Served
 from services.fhir.versions import R4, Version
+from services.settings import Settings
 
 LARGEST_FORM: Final = 64 * 1024
 """Bytes of a search that is sent as a form."""
@@ -27,11 +30,19 @@ LARGEST_FORM: Final = 64 * 1024
 Handler = Callable[[Request, bytes], Response]
 
 
-def fhir_app(store: Store, *, dicomweb: str | None = None, version: Version = R4) -> FastAPI:
+def fhir_app(
+    store: Store,
+    *,
+    settings: Settings | None = None,
+    dicomweb: str | None = None,
+    version: Version = R4,
+) -> FastAPI:
     """Return the application, to be mounted at the version's path.
 
     Parameters
     ----------
+    settings : Settings, optional
+        How orders are taken; by default as an installation without settings does.
     dicomweb : str, optional
         Path on the same host where the images of an ImagingStudy are found.
     version : Version
@@ -40,11 +51,14 @@ def fhir_app(store: Store, *, dicomweb: str | None = None, version: Version = R4
         title=f"Spinecho FHIR {version.name}", docs_url=None, redoc_url=None, openapi_url=None
     )
     install(app)
+    settings = settings or Settings()
+    route_orders(app, store, settings, version)
     table = (
         reports.served(),
         studies.served(version),
         patients.served(),
         endpoints.served(exists=dicomweb is not None),
+        *orders.served(Systems(settings.fhir_systems, settings.default_authority)),
     )
     interface = _Interface(store, table, version, dicomweb)
     interface.route(app)

@@ -46,6 +46,7 @@ def capability_statement(table: Sequence[Served], base: str, spoken: Version) ->
                         "Served with each of them: " + ", ".join(RESULT_PARAMETERS) + "."
                     ),
                     "resource": [_resource(row) for row in table],
+                    "interaction": [{"code": "transaction"}],
                     "searchParam": [
                         {"name": name, "type": kind} for name, kind in _OF_EVERY_TYPE.items()
                     ],
@@ -57,7 +58,7 @@ def capability_statement(table: Sequence[Served], base: str, spoken: Version) ->
 
 
 def _resource(row: Served) -> dict[str, Any]:
-    interactions = ["read", *(["vread"] if row.vread else []), "search-type"]
+    interactions = ["read", *(["vread"] if row.vread else []), *row.writes, "search-type"]
     told: dict[str, Any] = {
         "type": row.kind,
         "interaction": [{"code": code} for code in interactions],
@@ -65,6 +66,8 @@ def _resource(row: Served) -> dict[str, Any]:
         "conditionalRead": "full-support",
         "searchParam": [_parameter(name, p) for name, p in row.search.parameters.items()],
     }
+    if row.writes:
+        told |= {"conditionalCreate": True, "conditionalUpdate": True}
     if row.documentation:
         told["documentation"] = row.documentation
     if row.search.includes:

@@ -84,7 +84,9 @@ def checked(resource: dict[str, Any], release: str, expression: str = "") -> dic
     model = _model(kind, release)
     root = expression or str(kind)
     if model is None:
-        raise refusal("structure", "there is no such resource type", f"{root}.resourceType", status=400)
+        raise refusal(
+            "structure", "there is no such resource type", f"{root}.resourceType", status=400
+        )
     try:
         parsed = model.model_validate(resource)
     except ValidationError as error:

@@ -128,7 +128,10 @@ ORDER: Final = (
         note="also an identifier without a type; required",
     ),
     _row(
-        "placer_issuer", "OrderPlacerIdentifierSequence", "ServiceRequest.identifier[PLAC]", K.ISSUER
+        "placer_issuer",
+        "OrderPlacerIdentifierSequence",
+        "ServiceRequest.identifier[PLAC]",
+        K.ISSUER,
     ),
     _row(
         "filler_number",
@@ -137,7 +140,10 @@ ORDER: Final = (
         K.NUMBER,
     ),
     _row(
-        "filler_issuer", "OrderFillerIdentifierSequence", "ServiceRequest.identifier[FILL]", K.ISSUER
+        "filler_issuer",
+        "OrderFillerIdentifierSequence",
+        "ServiceRequest.identifier[FILL]",
+        K.ISSUER,
     ),
     _row(
         "accession",
@@ -158,7 +164,7 @@ ORDER: Final = (
         "StudyInstanceUID",
         "",
         K.COMPUTED,
-        note="ServiceRequest.identifier with system `urn:dicom:uid`; made here where nobody says it",
+        note="ServiceRequest.identifier of system `urn:dicom:uid`; made here where nobody says it",
     ),
     _row(
         "requested_procedure_id",

@@ -56,6 +56,7 @@ def served(operations: tuple[Operation, ...] = ()) -> Served:
             load=lambda call, ids: [told(call, i) for i in ids],
         ),
         operations=operations,
+        writes=("create", "update"),
         documentation=(
             "A record that retired in a merge stays readable, inactive, with a link of type "
             "replaced-by; its survivor has one of type replaces. Names are found from their "

@@ -98,6 +98,8 @@ class Served:
         Takes the call and an id; raises `UnknownKey`.
     vread : callable, optional
         Takes the call, an id and a version; raises `UnknownKey`.
+    writes : tuple of str
+        The interactions that change it, ``create`` and ``update``.
     """
 
     kind: str
@@ -105,4 +107,5 @@ class Served:
     search: Searched
     vread: Callable[[Call, str, str], Resource] | None = None
     operations: tuple[Operation, ...] = ()
+    writes: tuple[str, ...] = ()
     documentation: str = ""

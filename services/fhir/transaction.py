@@ -62,13 +62,13 @@ def entries_of(bundle: Resource, release: str) -> list[Entry]:
     """
     if bundle.get("type") != "transaction":
         raise refusal(
-            "not-supported", "a Bundle is taken whole or not at all: type transaction", "Bundle.type"
+            "not-supported",
+            "a Bundle is taken whole or not at all: type transaction",
+            "Bundle.type",
         )
     listed = bundle.get("entry", [])
     if len(listed) > MOST_ENTRIES:
-        raise refusal(
-            "too-costly", f"more than {MOST_ENTRIES} entries", "Bundle.entry", status=413
-        )
+        raise refusal("too-costly", f"more than {MOST_ENTRIES} entries", "Bundle.entry", status=413)
     found = [_entry(one, number, release) for number, one in enumerate(listed)]
     urls = [entry.full_url for entry in found if entry.full_url]
     if len(set(urls)) < len(urls):
@@ -82,7 +82,9 @@ def _entry(listed: Resource, number: int, release: str) -> Entry:
     method = request.get("method")
     if method not in {"POST", "PUT"}:
         raise refusal(
-            "not-supported", "only POST and PUT are done in a transaction", f"{where}.request.method"
+            "not-supported",
+            "only POST and PUT are done in a transaction",
+            f"{where}.request.method",
         )
     match = _URL.fullmatch(request.get("url", ""))
     if resource is None or match is None or match[1] != resource.get("resourceType"):
@@ -117,9 +119,7 @@ def searched_identifier(query: str, where: str) -> tuple[str | None, str]:
     """
     asked = parse_qsl(query.lstrip("?"), keep_blank_values=True)
     if len(asked) != 1 or asked[0][0] != "identifier" or not asked[0][1]:
-        raise refusal(
-            "not-supported", "a condition is identifier=system|value", where, status=400
-        )
+        raise refusal("not-supported", "a condition is identifier=system|value", where, status=400)
     system, bar, value = asked[0][1].rpartition("|")
     if not value or "," in value:
         raise refusal("value", "a condition is identifier=system|value", where, status=400)

@@ -53,7 +53,7 @@ def mounts(settings: Settings, store: Store) -> dict[str, ASGIApp]:
     # An ImagingStudy names where its images are found only if they are.
     images = DICOMWEB if DICOMWEB in served else None
     for version in VERSIONS:
-        served[version.path] = fhir_app(store, dicomweb=images, version=version)
+        served[version.path] = fhir_app(store, settings=settings, dicomweb=images, version=version)
     return served
 
 

@@ -1,9 +1,9 @@
-"""Orders that come over FHIR, through the intake of every other: all of a request, or none of it."""
+"""Orders that come over FHIR, by the intake of every other: all of a request, or none of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any, Final
@@ -16,12 +16,13 @@ from models.priority import Priority
 from models.request import OrderRequest
 from models.study import new_id
 from services.database.store import UnitOfWork
-from services.fhir.bundle import Entry, rewritten
-from services.fhir.identifiers import PLACER, Systems, of_type
+from services.fhir.identifiers import Systems
+from services.fhir.order_r5 import as_r4
 from services.fhir.order_reading import Reader
 from services.fhir.order_resource import order_status, service_request, task, task_id
-from services.fhir.order_r5 import as_r4
 from services.fhir.refusal import refusal
+from services.fhir.report import instant
+from services.fhir.transaction import Entry, rewritten
 from services.workflow.intake import study_of
 from services.workflow.order_control import take_orders
 from services.workflow.patients import take_patient
@@ -49,9 +50,9 @@ class Done:
         Values of the identifiers by which the message is found.
     """
 
-    study_id: str | None
-    patients: tuple[str, ...]
-    accessions: tuple[str, ...]
+    study_id: str | None = None
+    patients: tuple[str, ...] = ()
+    accessions: tuple[str, ...] = ()
 
 
 class Transaction:
@@ -282,9 +283,7 @@ class Transaction:
         replaced = self._replaced(entry, request)
         if replaced:
             request = replace(request, action=_A.REPLACEMENT, control="RO")
-        studies = take_orders(
-            self._uow, patient, [*replaced, request], message_id=self._message_id
-        )
+        studies = take_orders(self._uow, patient, [*replaced, request], message_id=self._message_id)
         order = self._uow.orders.get(str(studies[-1].order_id))
         repeated = order.id in {old.id for old in known}
         if repeated:
@@ -361,7 +360,9 @@ class Transaction:
             return
         if wanted not in {"active", "on-hold", now}:
             raise refusal(
-                "business-rule", f"a placer does not make an order {wanted}", f"{entry.where}.status"
+                "business-rule",
+                f"a placer does not make an order {wanted}",
+                f"{entry.where}.status",
             )
         if wanted != now and now not in {"active", "on-hold"}:
             raise IllegalMove(f"the order is {now}: place a new one", location="ORC^1^1")
@@ -430,7 +431,7 @@ class Transaction:
         """Keep what asked for the order, and for its steps, in the order of the Tasks."""
         self._keep(entry, order.id)
         for number, inner in enumerate(entry.tasks):
-            step = _step_of(order, inner, self._systems, number)
+            step = _step_of(order, inner, number)
             inner.made, inner.status = task_id(order, step), entry.status
             self._keep(inner, inner.made)
         self._answered(entry, order)
@@ -450,7 +451,7 @@ def shown_order(uow: UnitOfWork, order: Order, release: str) -> tuple[Resource, 
     if study is None:
         raise LookupError("an order has a study from its first moment")
     came = _came(uow, "ServiceRequest", order.id, release)
-    return _versioned(uow, service_request(order, study, came, release), release)
+    return _versioned(uow, service_request(order, study, came, release), order, study.state)
 
 
 def shown_task(
@@ -458,13 +459,13 @@ def shown_task(
 ) -> tuple[Resource, int]:
     """Return a step's Task as it is now, with its version."""
     came = _came(uow, "Task", task_id(order, step), release)
-    return _versioned(uow, task(order, step, came), release)
+    return _versioned(uow, task(order, step, came), step)
 
 
 def shown_kept(uow: UnitOfWork, kind: str, identity: str, release: str) -> Resource | None:
     """Return a resource that was kept as it came, or None."""
     came = _came(uow, kind, identity, release)
-    return None if came is None else _versioned(uow, {**came, "id": identity}, release)[0]
+    return None if came is None else _versioned(uow, {**came, "id": identity})[0]
 
 
 def sender_of(resource: Resource) -> str:
@@ -480,16 +481,13 @@ def _came(uow: UnitOfWork, kind: str, identity: str, release: str) -> Resource |
     return content
 
 
-def _versioned(uow: UnitOfWork, resource: Resource, release: str) -> tuple[Resource, int]:
-    # What is counted is what the order says, which is one thing in both releases.
-    plain = {name: resource[name] for name in ("status", "identifier") if name in resource}
-    row = uow.resources.find(resource["resourceType"], resource["id"])
-    kept = row.digest if row is not None else None
-    state = _dumped(plain) if kept is None else _dumped(resource) if row.release == release else ""
-    shown = sha256(state.encode()).digest() if state else row.shown or b""
-    version, since = uow.resources.version(resource["resourceType"], resource["id"], shown)
-    at = since.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    meta = {**resource.get("meta", {}), "versionId": str(version), "lastUpdated": at}
+def _versioned(uow: UnitOfWork, resource: Resource, *made_of: object) -> tuple[Resource, int]:
+    """Give a resource its version: it counts changes of what it is made of, whoever made them."""
+    kind, identity = resource["resourceType"], resource["id"]
+    row = uow.resources.find(kind, identity)
+    state = repr((None if row is None else row.digest, *made_of))
+    version, since = uow.resources.version(kind, identity, sha256(state.encode()).digest())
+    meta = {**resource.get("meta", {}), "versionId": str(version), "lastUpdated": instant(since)}
     return {**resource, "meta": meta}, version
 
 
@@ -504,7 +502,7 @@ def _about(order: Order, request: OrderRequest) -> OrderRequest:
     )
 
 
-def _step_of(order: Order, entry: Entry, systems: Systems, number: int) -> ScheduledStep:
+def _step_of(order: Order, entry: Entry, number: int) -> ScheduledStep:
     told = {str(i.get("value", "")) for i in entry.resource.get("identifier", [])}
     named = next((step for step in order.steps if step.sps_id in told), None)
     by_id = sorted(order.steps, key=lambda step: step.sps_id)

@@ -13,11 +13,11 @@ from sqlalchemy import or_, select
 from models.patient import Identifier, Patient
 from services.database.store import UnitOfWork
 from services.database.tables import imaging_order, study
-from services.fhir.bundle import KEPT, Entry, references, searched_identifier
 from services.fhir.codes import DICOM_UID
 from services.fhir.identifiers import Systems
 from services.fhir.order_r5 import as_r4
 from services.fhir.refusal import refusal
+from services.fhir.transaction import KEPT, Entry, references, searched_identifier
 
 Resource = dict[str, Any]
 _LOCAL: Final = re.compile(r"([A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/\w+)?")
@@ -34,7 +34,13 @@ class Lookup:
     """
 
     def __init__(
-        self, uow: UnitOfWork, systems: Systems, entries: Sequence[Entry], *, base: str, release: str
+        self,
+        uow: UnitOfWork,
+        systems: Systems,
+        entries: Sequence[Entry],
+        *,
+        base: str,
+        release: str,
     ) -> None:
         self._uow = uow
         self._systems = systems
@@ -102,9 +108,7 @@ class Lookup:
 
     def known(self, identifier: Mapping[str, Any]) -> Patient | None:
         """Return the patient that an identifier means."""
-        return self._uow.patients.known_by(
-            self.named(self._systems.patient_identifier(identifier))
-        )
+        return self._uow.patients.known_by(self.named(self._systems.patient_identifier(identifier)))
 
     def named(self, identifier: Identifier) -> Identifier:
         """Return an identifier under the name by which its issuer is known here."""
@@ -178,7 +182,9 @@ class Lookup:
             authority = self._systems.of_system(system)
             condition = (own.placer_number == value) & (own.placer_authority == authority)
         rows = self._uow.studies.select(select(own.id).where(condition).order_by(own.id))
-        came = [] if system is None else self._uow.resources.identified(
-            "ServiceRequest", f"{system}|{value}"
+        came = (
+            []
+            if system is None
+            else self._uow.resources.identified("ServiceRequest", f"{system}|{value}")
         )
         return list(dict.fromkeys([*(str(row.id) for row in rows), *came]))

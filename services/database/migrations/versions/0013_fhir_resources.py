@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -21,18 +21,14 @@ def upgrade() -> None:
         sa.Column("content", sa.Text()),
         sa.Column("release", sa.Text(), server_default="", nullable=False),
         sa.Column("digest", sa.LargeBinary()),
-        sa.Column(
-            "identifiers", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False
-        ),
+        sa.Column("identifiers", postgresql.ARRAY(sa.Text()), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("kind", "id", name=op.f("pk_fhir_resource")),
     )
     op.create_index("ix_fhir_resource_digest", "fhir_resource", ["kind", "digest"])
     op.create_index(
         "ix_fhir_resource_identifiers", "fhir_resource", ["identifiers"], postgresql_using="gin"
     )
-    op.create_index("ix_patient_identifier_value", "patient_identifier", ["value"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_patient_identifier_value", table_name="patient_identifier")
     op.drop_table("fhir_resource")
