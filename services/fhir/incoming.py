@@ -111,7 +111,7 @@ def _model(kind: Any, release: str) -> type[BaseModel] | None:
 
 def _issues(error: ValidationError, root: str) -> Iterator[Issue]:
     for wrong in error.errors(include_url=False, include_input=False)[:_MOST_ISSUES]:
-        code = _TYPES.get(wrong["type"], "value")
+        code = _TYPES.get(wrong["type"].rpartition(".")[2], "value")
         text = {"required": "it is required", "structure": "there is no such element"}.get(
             code, _plain(wrong["msg"])
         )
@@ -119,7 +119,9 @@ def _issues(error: ValidationError, root: str) -> Iterator[Issue]:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    # The library names the class that it tried, too.
+    parts = [part for part in location if part != "root"]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
 
 
 def _plain(message: str) -> str:

@@ -238,7 +238,11 @@ class Reader:
             return next((c["code"] for c in _codings(element) if c.get("system") == DCM), None)
         value = str(element.get("value", ""))
         if kind is Kind.STRICT and len(value) > _SH:
-            raise refusal("too-long", f"{len(value)} characters; DICOM SH allows {_SH}", path)
+            raise refusal(
+                "too-long",
+                f"{len(value)} characters; DICOM SH allows {_SH}",
+                f"{expression}.{path.partition('.')[2].partition('[')[0]}",
+            )
         if kind is Kind.SHORT and not _fits(value, path, warnings):
             return None
         return value or None

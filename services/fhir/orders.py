@@ -83,7 +83,7 @@ def _tasks() -> Served:
                 "_id": Parameter(type="token", condition=lambda v: v == _TASK_ID),
                 "focus": Parameter(
                     type="reference",
-                    condition=lambda v: _STEP.order_id == reference(v, "ServiceRequest"),
+                    condition=lambda v: _STEP.order_id == (reference(v, "ServiceRequest") or ""),
                 ),
                 "identifier": Parameter(
                     type="token", condition=lambda v: _STEP.sps_id == Token.read(v).value

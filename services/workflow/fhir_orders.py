@@ -22,7 +22,7 @@ from services.fhir.order_reading import Reader
 from services.fhir.order_resource import order_status, service_request, task, task_id
 from services.fhir.refusal import refusal
 from services.fhir.report import instant
-from services.fhir.transaction import Entry, rewritten
+from services.fhir.transaction import KEPT, Entry, references, rewritten
 from services.workflow.intake import study_of
 from services.workflow.order_control import take_orders
 from services.workflow.patients import take_patient
@@ -93,7 +93,8 @@ class Transaction:
             ("", self._identify),
         ):
             for entry in self._of(kind):
-                take(entry)
+                if not entry.status:
+                    take(entry)
         for entry in self._entries:
             self._lookup.check(entry)
         for entry in self._of("Task"):
@@ -223,18 +224,30 @@ class Transaction:
                 raise _no_such(entry)
             entry.made, entry.status = entry.identity, 201
             return
-        entry.made, entry.status = new_id(), 201
+        known = self._same(entry)
+        entry.made, entry.status = (new_id(), 201) if known is None else (known, 200)
+
+    def _same(self, entry: Entry) -> str | None:
+        """Return what came before with the same content, once it is known what it refers to."""
+        entry.status = 201  # whoever refers to it in a circle does not wait for it
+        meant = [self._lookup.entry(r["reference"]) for r, _ in references(entry.resource, "")]
+        others = [other for other in meant if other is not None and other is not entry]
+        for other in others:
+            if other.kind in KEPT and not other.status:
+                self._identify(other)
+        if not all(other.made for other in others):
+            return None
+        return self._uow.resources.same(entry.kind, _digest(_dumped(self._content(entry.resource))))
 
     def _keep(self, entry: Entry, identity: str) -> None:
         content = self._content(entry.resource)
         text = _dumped(content)
-        digest = sha256(text.encode()).digest()
         self._uow.resources.save(
             entry.kind,
             identity,
             content=text,
             release=self._release,
-            digest=digest,
+            digest=_digest(text),
             identifiers=_tokens(content),
         )
 
@@ -279,6 +292,8 @@ class Transaction:
             )
         patient = self._subject(entry)
         request = self._read(entry, _A.PLACE, "NW")
+        # A client that got no answer in time may send it again while the first is under way.
+        self._uow.resources.claim(f"{request.placer_authority}|{request.placer_number}")
         known = self._uow.orders.placed_under(request.placer_number, request.placer_authority)
         replaced = self._replaced(entry, request)
         if replaced:
@@ -486,7 +501,7 @@ def _versioned(uow: UnitOfWork, resource: Resource, *made_of: object) -> tuple[R
     kind, identity = resource["resourceType"], resource["id"]
     row = uow.resources.find(kind, identity)
     state = repr((None if row is None else row.digest, *made_of))
-    version, since = uow.resources.version(kind, identity, sha256(state.encode()).digest())
+    version, since = uow.resources.version(kind, identity, _digest(state))
     meta = {**resource.get("meta", {}), "versionId": str(version), "lastUpdated": instant(since)}
     return {**resource, "meta": meta}, version
 
@@ -521,6 +536,10 @@ def _tokens(content: Resource) -> list[str]:
 
 def _dumped(content: Resource) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def _version_of(tag: str) -> str:

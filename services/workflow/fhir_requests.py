@@ -185,11 +185,7 @@ def _entries(request: FhirRequest) -> list[Entry]:
             status=400,
         )
     if not kind:
-        # The entries are checked one by one, so that an error names its place; the frame has none.
-        frame = {**resource, "entry": []} if "entry" in resource else resource
-        checked({k: v for k, v in frame.items() if k != "entry"}, request.release)
-        if not isinstance(resource.get("entry", []), list):
-            raise refusal("structure", "entry is a list", "Bundle.entry", status=400)
+        checked(_frame(resource), request.release)
         return entries_of(resource, request.release)
     checked(resource, request.release)
     if request.method == "PUT" and identity and resource.get("id") != identity:
@@ -206,6 +202,18 @@ def _entries(request: FhirRequest) -> list[Entry]:
             if_match=request.headers.get("If-Match"),
         )
     ]
+
+
+def _frame(bundle: Resource) -> Resource:
+    """Return a Bundle without its resources, which are checked one by one, each in its place."""
+    entries = bundle.get("entry")
+    if not isinstance(entries, list):
+        return bundle
+    bare = [
+        {k: v for k, v in e.items() if k != "resource"} if isinstance(e, dict) else e
+        for e in entries
+    ]
+    return {**bundle, "entry": bare}
 
 
 def _answer(uow: UnitOfWork, request: FhirRequest, entries: list[Entry]) -> FhirAnswer:

@@ -31,7 +31,7 @@ def version(request: pytest.FixtureRequest) -> Version:
 @pytest.fixture
 def both(settings: Settings, store: Store, version: Version) -> Iterator[httpx.Client]:
     """A client of one version after the other."""
-    mounts = {version.path: fhir_app(store, dicomweb=DICOMWEB, version=version)}
+    mounts = {version.path: fhir_app(store, settings=settings, dicomweb=DICOMWEB, version=version)}
     with (
         serving(create_app(settings, store, mounts=mounts)) as url,
         httpx.Client(base_url=f"{url}{version.path}", timeout=60) as client,

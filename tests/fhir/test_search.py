@@ -20,6 +20,7 @@ from services.database.store import Store
 from services.fhir.parameters import Token, alternatives, read_date
 from services.fhir.versions import R4, R5, Version
 from services.workflow.reporting import sign_report
+from tests.fhir.orders import FHIR_JSON, everything_taken
 from tests.web.department import CASES
 
 CASE = CASES[0]
@@ -55,12 +56,15 @@ def test_everything_that_the_capability_statement_claims_is_served(
 ) -> None:
     sign(store)
     sign(store, "corrected")
+    sent = both.post("/", json=everything_taken(version), headers=FHIR_JSON)
+    assert sent.status_code == 200, sent.text
     told = both.get("/metadata").json()
     package = import_module(f"{version.models}.capabilitystatement")
     package.CapabilityStatement.model_validate(told)
     assert told["fhirVersion"] == version.number
     assert told["implementation"]["url"] == str(both.base_url).rstrip("/")
     rest = told["rest"][0]
+    assert rest["interaction"] == [{"code": "transaction"}]
     called = []
     for row in rest["resource"]:
         kind = row["type"]
@@ -69,6 +73,13 @@ def test_everything_that_the_capability_statement_claims_is_served(
         identity = found.json()["entry"][0]["resource"]["id"]
         for interaction in row["interaction"]:
             called.append(interaction["code"])
+            if interaction["code"] in {"create", "update"}:
+                # Whatever is missing in it: it is answered by what the interaction does.
+                send = both.post if interaction["code"] == "create" else both.put
+                path = f"/{kind}" if interaction["code"] == "create" else f"/{kind}/{identity}"
+                body = {"resourceType": kind, "id": identity}
+                assert send(path, json=body, headers=FHIR_JSON).status_code == 422
+                continue
             path = {
                 "read": f"/{kind}/{identity}",
                 "vread": f"/{kind}/{identity}/_history/1",
@@ -88,7 +99,7 @@ def test_everything_that_the_capability_statement_claims_is_served(
                 assert form in parse_qs(urlsplit(links(answer)["self"]).query), form
         for include in row.get("searchInclude", []):
             assert both.get(f"/{kind}", params={"_include": include}).status_code == 200
-    assert {"read", "vread", "search-type"} <= set(called)
+    assert {"read", "vread", "search-type", "create", "update"} <= set(called)
 
 
 def _other_forms(parameter: dict[str, Any]) -> list[str]:

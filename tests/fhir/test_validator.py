@@ -86,7 +86,7 @@ def broken_invariants(resource: dict[str, Any], *, is_contained: bool) -> Iterat
         yield "txt-1, the narrative is no plain XHTML"
     if kind == "Observation" and "dataAbsentReason" in resource:
         yield from (f"obs-6, an absent {key}" for key in resource if key.startswith("value"))
-    urls = [entry["fullUrl"] for entry in resource.get("entry", [])]
+    urls = [entry["fullUrl"] for entry in resource.get("entry", []) if "fullUrl" in entry]
     if kind == "Bundle" and len(set(urls)) < len(urls):
         yield "bdl-7, the same fullUrl twice"
 
