@@ -11,6 +11,7 @@ from typing import Final
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from deployments.handbook_fhir import orders_page
 from models.external_result import CRITICAL
 from models.lifecycle import StepState, move
 from models.order_control import RULES
@@ -175,7 +176,11 @@ def events_page() -> str:
     return "\n".join(lines)
 
 
-PAGES: Final = {"hl7-mapping.md": mapping_page, "hl7-events.md": events_page}
+PAGES: Final = {
+    "hl7-mapping.md": mapping_page,
+    "hl7-events.md": events_page,
+    "fhir-orders.md": orders_page,
+}
 """File below docs/ → what makes it."""
 
 
