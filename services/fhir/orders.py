@@ -80,7 +80,7 @@ def _tasks() -> Served:
             ),
             key=_TASK_ID,
             parameters={
-                "_id": Parameter(type="token", condition=lambda v: v == _TASK_ID),
+                "_id": Parameter(type="token", condition=lambda v: _TASK_ID.in_([v])),
                 "focus": Parameter(
                     type="reference",
                     condition=lambda v: _STEP.order_id == (reference(v, "ServiceRequest") or ""),
