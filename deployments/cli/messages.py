@@ -145,7 +145,7 @@ def replay(
         missing = set(numbers or ()) - {row.id for row in rows}
         if missing:
             named = ", ".join(map(str, sorted(missing)))
-            fail(f"no whole HL7 message that came in has number {named}", code="unknown-key")
+            fail(f"no whole message that came in has number {named}", code="unknown-key")
         lines = [_line(row) for row in rows]
         if yes:
             profiles = Profiles(settings.profile_root, good=settings.last_good_profiles)
@@ -304,7 +304,10 @@ def _segments(raw: bytes) -> list[str]:
     try:
         message = parse(raw)
     except SpinechoError:
-        lines = raw.decode("latin-1").splitlines()
+        try:
+            lines = raw.decode().splitlines()
+        except UnicodeDecodeError:
+            lines = raw.decode("latin-1").splitlines()
     else:
         separator = message.delimiters.field
         lines = [

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.database.store import Store
 from services.fhir.versions import R4, R5
@@ -67,6 +68,7 @@ def create_app(
         app.include_router(routes)
     app.mount("/static", _Static(directory=STATIC), name="static")
     for path, mounted in mounts.items():
+        app.router.routes.append(Route(path, _AtBase(mounted)))
         app.mount(path, mounted)
     return app
 
@@ -76,6 +78,19 @@ def _hosts(settings: Settings) -> tuple[str, ...]:
     if not settings.is_loopback:
         return ()
     return ("127.0.0.1", "::1", "localhost", settings.host, *settings.http_hosts)
+
+
+class _AtBase:
+    """A mounted application asked at its very path: a redirect would lose a client's POST."""
+
+    def __init__(self, mounted: ASGIApp) -> None:
+        self._mounted = mounted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        base = scope["path"]
+        root = scope.get("root_path", "") + base
+        await self._mounted({**scope, "path": f"{base}/", "root_path": root}, receive, send)
 
 
 class _Static(StaticFiles):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from models.errors import PeerError, SpinechoError, UnknownKey, answer_to
+from models.errors import InvalidValue, PeerError, SpinechoError, UnknownKey, answer_to
 from services.database.store import Store, UnitOfWork
 from services.fhir.identifiers import Systems
 from services.fhir.incoming import checked, read_json
+from services.fhir.references import references
 from services.fhir.refusal import Issue, Refusal, outcome, refusal
 from services.fhir.report import instant
 from services.fhir.transaction import Entry, entries_of
@@ -51,6 +53,10 @@ _PLACES: Final = {
     "PID^1^3": "Patient.identifier",
 }
 """Where intake, which speaks HL7 v2, finds fault → the element of FHIR."""
+_RELEASE: Final = "FHIR-Release"
+_FIRST: Final = re.compile(
+    r"(?P<method>POST|PUT) (?P<base>\S+/fhir/\w+)/(?P<path>[^?\s]*)(?:\?(?P<query>\S*))? HTTP/1\.1"
+)
 HEADERS: Final = ("Content-Type", "If-None-Exist", "If-Match", "Prefer")
 """What of a request's head its effect depends on."""
 
@@ -78,10 +84,29 @@ class FhirRequest:
     base: str
     peer: str = ""
 
+    @classmethod
+    def stored(cls, raw: bytes, *, peer: str) -> FhirRequest:
+        """Return the request that was kept as an HTTP message.
+
+        Raises
+        ------
+        InvalidValue
+            If it is none.
+        """
+        head, parted, body = raw.partition(b"\r\n\r\n")
+        first, *lines = head.decode("utf-8", "replace").split("\r\n")
+        match = _FIRST.fullmatch(first)
+        if not parted or match is None:
+            raise InvalidValue("what was kept is no FHIR request")
+        headers = dict(line.split(": ", 1) for line in lines)
+        release = headers.pop(_RELEASE)
+        said = match.groupdict(default="")
+        return cls(**said, headers=headers, body=body, release=release, peer=peer)
+
     def raw(self) -> bytes:
         """Return the request as an HTTP message, as it is kept."""
         target = self.path + (f"?{self.query}" if self.query else "")
-        lines = [f"{self.method} {self.base}/{target} HTTP/1.1"]
+        lines = [f"{self.method} {self.base}/{target} HTTP/1.1", f"{_RELEASE}: {self.release}"]
         lines += [f"{name}: {self.headers[name]}" for name in HEADERS if name in self.headers]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
@@ -90,6 +115,7 @@ class FhirRequest:
 class FhirAnswer:
     """What is answered."""
 
+    message_id: int = 0
     status: int
     headers: dict[str, str]
     body: Resource
@@ -101,11 +127,18 @@ class FhirAnswer:
         return head + json.dumps(self.body, ensure_ascii=False).encode()
 
 
-def receive_request(store: Store, request: FhirRequest, *, settings: Settings) -> FhirAnswer:
+def receive_request(
+    store: Store, request: FhirRequest, *, settings: Settings, attempt_of: int | None = None
+) -> FhirAnswer:
     """Record and apply one request; whatever it is, its bytes are kept.
 
     Returns only after the commit (rule 1). The same order again, by its placer number and
     content, is answered with what is there and has no second effect (rule 2).
+
+    Parameters
+    ----------
+    attempt_of : int, optional
+        The recorded request that is applied again.
 
     Raises
     ------
@@ -114,14 +147,16 @@ def receive_request(store: Store, request: FhirRequest, *, settings: Settings) -
     """
     for last in (False, False, False, True):
         try:
-            return _receive(store, request, settings)
+            return _receive(store, request, settings, attempt_of)
         except DBAPIError as error:
             if last or not _is_of_the_moment(error):
                 raise
     raise AssertionError("unreachable")
 
 
-def _receive(store: Store, request: FhirRequest, settings: Settings) -> FhirAnswer:
+def _receive(
+    store: Store, request: FhirRequest, settings: Settings, attempt_of: int | None
+) -> FhirAnswer:
     with store() as uow:
         number = uow.messages.number()
         state, error, done, entries = "processed", None, Done(), list[Entry]()
@@ -140,7 +175,8 @@ def _receive(store: Store, request: FhirRequest, settings: Settings) -> FhirAnsw
                 uow.direct.flush()
                 answer = _answer(uow, request, entries)
         except PeerError as failure:
-            state, error, answer = "refused", failure.code, _refused(failure)
+            told = f"{failure.code} at {failure.location}: {failure}"
+            state, error, answer = "refused", told[:2000], _refused(failure)
         except DBAPIError as failure:
             if not _is_of_the_message(failure):
                 raise
@@ -161,7 +197,9 @@ def _receive(store: Store, request: FhirRequest, settings: Settings) -> FhirAnsw
             type=f"{request.method} {request.path.partition('/')[0] or 'Bundle'}",
             state=state,
             error=error,
+            attempt_of=attempt_of,
             references=[
+                *references(request.body),
                 *((MRN, value) for value in done.patients),
                 *((ACCESSION, value) for value in done.accessions),
             ],
@@ -170,7 +208,7 @@ def _receive(store: Store, request: FhirRequest, settings: Settings) -> FhirAnsw
             study_id=done.study_id,
         )
     log.info("fhir.answered", message=number, status=answer.status, state=state)
-    return answer
+    return replace(answer, message_id=number)
 
 
 def _entries(request: FhirRequest) -> list[Entry]:

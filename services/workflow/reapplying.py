@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from models.errors import InvalidValue, SpinechoError
-from services.database.messages import Wanted
+from services.database.messages import StoredMessage, Wanted
 from services.database.partitions import month_of, rewrite
-from services.database.store import Store
+from services.database.store import Store, UnitOfWork
+from services.fhir.references import references as fhir_references
 from services.hl7.er7 import parse
-from services.hl7.references import ACCESSION, Reference, references
+from services.hl7.references import ACCESSION, MRN, Reference, references
 from services.hl7.standardising import Rewriting
 from services.settings import Settings
+from services.workflow.fhir_requests import FhirRequest, receive_request
 from services.workflow.messages import Answered, receive_message
 
 DEAD: Final = ("refused", "failed", "fragment", "rejected")
@@ -33,12 +35,18 @@ def apply_again(
     UnknownKey
         If there is no such message.
     InvalidValue
-        If it is not a whole HL7 message that came in.
+        If it is not a whole message, over HL7 or FHIR, that came in.
     """
     with store() as uow:
         message = uow.messages.get(message_id)
-    if message.direction != "in" or message.protocol != "hl7" or message.state == "fragment":
-        raise InvalidValue(f"message {message_id} is not a whole HL7 message that came in")
+    if not _is_repeatable(message):
+        raise InvalidValue(f"message {message_id} is not a whole message that came in")
+    if message.protocol == "fhir":
+        request = FhirRequest.stored(message.raw, peer=message.peer)
+        answer = receive_request(store, request, settings=settings, attempt_of=message_id)
+        return Answered(
+            message_id=answer.message_id, code=str(answer.status), acknowledgement=answer.raw()
+        )
     return receive_message(
         store,
         message.raw,
@@ -52,11 +60,7 @@ def apply_again(
 def repeatable(store: Store, wanted: Wanted, limit: int) -> list[Any]:
     """Return the inbound messages that are wanted and were not tried again since, oldest first."""
     with store() as uow:
-        rows = [
-            row
-            for row in uow.messages.search(wanted, limit=limit)
-            if row.direction == "in" and row.protocol == "hl7" and row.state != "fragment"
-        ]
+        rows = [row for row in uow.messages.search(wanted, limit=limit) if _is_repeatable(row)]
         retried = uow.messages.retried(row.id for row in rows)
     return [row for row in reversed(rows) if wanted.ids or row.id not in retried]
 
@@ -109,10 +113,9 @@ def reseal(store: Store, progress: Callable[[int], None] = lambda _: None) -> in
         with store() as uow:
             batch = list(uow.messages.foreign(_BATCH))
             for message in batch:
-                found_by = _found_by(message.raw)
+                found_by = _found_by(message)
                 if message.study_id is not None:
-                    accession = uow.studies.get(message.study_id).accession
-                    found_by += [(ACCESSION, accession)] if accession else []
+                    found_by += _of_study(uow, message)
                 uow.messages.reseal(message, found_by)
                 if message.key_id is None:
                     rewritten.add(month_of(message.received_at))
@@ -126,8 +129,25 @@ def reseal(store: Store, progress: Callable[[int], None] = lambda _: None) -> in
     return count
 
 
-def _found_by(raw: bytes) -> list[Reference]:
+def _is_repeatable(message: Any) -> bool:
+    """Whether a message, or a row of one, is whole and came over a protocol that is taken."""
+    taken = message.protocol in {"hl7", "fhir"}
+    return taken and message.direction == "in" and message.state != "fragment"
+
+
+def _found_by(message: StoredMessage) -> list[Reference]:
+    if message.protocol == "fhir":
+        return fhir_references(message.raw.partition(b"\r\n\r\n")[2])
     try:
-        return references(parse(raw))
+        return references(parse(message.raw))
     except SpinechoError:
         return []
+
+
+def _of_study(uow: UnitOfWork, message: StoredMessage) -> list[Reference]:
+    study = uow.studies.get(str(message.study_id))
+    found: list[Reference] = [(ACCESSION, study.accession)] if study.accession else []
+    if message.protocol == "fhir" and study.patient_id is not None:
+        # A request may name its patient by an id of ours alone.
+        found += [(MRN, i.value) for i in uow.patients.get(study.patient_id).identifiers]
+    return found

@@ -20,6 +20,7 @@ from services.fhir.versions import R4, VERSIONS, Version
 from services.settings import Settings
 from services.web.app import create_app
 from services.workflow.messages import receive_message
+from services.workflow.reapplying import apply_again, repeatable, reseal
 from tests.conftest import CORPORA
 from tests.fhir.orders import (
     FHIR_JSON,
@@ -229,6 +230,44 @@ def test_what_came_is_sealed_and_found_by_its_numbers(
     assert b"MRBRWO" in message.raw
     assert b"MRBRWO" not in bytes(sealed)
     assert message.study_id == worklist(store)[0]["imaging_order_id"] or message.study_id
+
+
+def test_a_refused_request_is_applied_again_once_what_barred_it_is_gone(
+    fhir: httpx.Client, store: Store, at_home: Settings
+) -> None:
+    refused(fhir.post("/ServiceRequest", json=order()), 422, "not-found", "ServiceRequest.subject")
+    assert fhir.post("/Patient", json=PATIENT).status_code == 201
+    (row,) = repeatable(store, Wanted(states=["refused"]), 10)
+    again = apply_again(store, row.id, settings=at_home)
+    assert again.code == "201"
+    assert len(worklist(store)) == 1
+    with store() as uow:
+        assert uow.messages.get(again.message_id).attempt_of == row.id
+    assert repeatable(store, Wanted(states=["refused"]), 10) == []
+
+
+def test_a_request_is_found_by_the_same_numbers_under_a_new_key(
+    fhir: httpx.Client, store: Store, known: str
+) -> None:
+    fhir.post("/ServiceRequest", json=order(subject={"reference": f"Patient/{known}"}))
+    (item,) = worklist(store)
+    wanted = [("mrn", "0012345"), ("accession", item["imaging_order_accession"])]
+
+    def found() -> list[int]:
+        with store() as uow:
+            return [row.id for row in uow.messages.search(Wanted(references=wanted))]
+
+    before = found()
+    assert len(before) == 1
+    store.keys.rotate()
+    assert reseal(store) > 0
+    assert found() == before
+
+
+def test_the_base_is_asked_with_a_slash_and_without(served: str, store: Store) -> None:
+    for base in (f"{served}{R4.path}", f"{served}{R4.path}/"):
+        answer = httpx.post(base, json=transaction(entry(PATIENT)), headers=FHIR_JSON)
+        assert answer.status_code == 200, answer.text
 
 
 def test_a_condition_creates_once(fhir: httpx.Client, store: Store, known: str) -> None:

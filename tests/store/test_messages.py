@@ -311,7 +311,7 @@ def test_what_is_no_whole_message_that_came_in_cannot_be_applied_again(
     keep_fragment(store, b"MSH|", peer="test", reason="cut off")
     with store() as uow:
         (fragment,) = uow.messages.search(Wanted())
-    with pytest.raises(InvalidValue, match="whole HL7 message"):
+    with pytest.raises(InvalidValue, match="whole message"):
         apply_again(store, fragment.id, settings=settings)
     with pytest.raises(UnknownKey, match="message 99"):
         apply_again(store, 99, settings=settings)
