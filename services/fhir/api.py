@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
@@ -13,19 +13,34 @@ from starlette.responses import Response
 
 from models.errors import Malformed
 from services.database.store import Store, UnitOfWork
-from services.fhir import endpoints, orders, patients, reports, search, studies
+from services.fhir import (
+    endpoints,
+    match,
+    orders,
+    patients,
+    pix,
+    provenances,
+    reports,
+    search,
+    studies,
+)
 from services.fhir.bundle import searchset
 from services.fhir.capability import capability_statement
 from services.fhir.identifiers import Systems
+from services.fhir.incoming import checked, read_json
 from services.fhir.negotiation import conditional, is_lenient, negotiate
 from services.fhir.orders_api import route_orders
-from services.fhir.outcome import Refused, answer, install
-from services.fhir.served import Call, Resource, Served
+from services.fhir.outcome import MEDIA_TYPE, Refused, answer, install
+from services.fhir.served import Call, Operation, Resource, Served
 from services.fhir.versions import R4, Version
+from services.identity.index import PatientIndex
 from services.settings import Settings
 
 LARGEST_FORM: Final = 64 * 1024
 """Bytes of a search that is sent as a form."""
+
+LARGEST_PERSON: Final = 256 * 1024
+"""Bytes of a description of a person to be looked for."""
 
 Handler = Callable[[Request, bytes], Response]
 
@@ -42,7 +57,8 @@ def fhir_app(
     Parameters
     ----------
     settings : Settings, optional
-        How orders are taken; by default as an installation without settings does.
+        How orders are taken and persons are matched; by default as an installation without
+        settings does.
     dicomweb : str, optional
         Path on the same host where the images of an ImagingStudy are found.
     version : Version
@@ -52,13 +68,16 @@ def fhir_app(
     )
     install(app)
     settings = settings or Settings()
+    systems = Systems(settings.fhir_systems, settings.default_authority)
+    index = PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
     route_orders(app, store, settings, version)
     table = (
         reports.served(),
         studies.served(version),
-        patients.served(),
+        patients.served((match.operation(index, systems, patients.told), pix.operation())),
         endpoints.served(exists=dicomweb is not None),
-        *orders.served(Systems(settings.fhir_systems, settings.default_authority)),
+        *orders.served(systems),
+        provenances.served(),
     )
     interface = _Interface(store, table, version, dicomweb)
     interface.route(app)
@@ -84,6 +103,10 @@ class _Interface:
             kind = f"/{row.kind}"
             _route(app, kind, {"GET": self._searching(row)})
             _route(app, f"{kind}/_search", {"POST": self._searching(row)}, LARGEST_FORM)
+            for operation in row.operations:
+                path = f"{kind}/${operation.name}"
+                method = "GET" if operation.reads else "POST"
+                _route(app, path, {method: self._operating(operation)}, LARGEST_PERSON)
             _route(app, f"{kind}/{{identity}}", {"GET": self._reading(row)})
             if row.vread is not None:
                 path = f"{kind}/{{identity}}/_history/{{number}}"
@@ -123,6 +146,18 @@ class _Interface:
 
         return find
 
+    def _operating(self, operation: Operation) -> Handler:
+        def operate(request: Request, body: bytes) -> Response:
+            negotiate(request, self._version)
+            if operation.reads:
+                asked: Any = request.query_params.multi_items()
+            else:
+                asked = _resource(request, body, self._version)
+            with self._store() as uow:
+                return answer(operation.perform(self._call(uow, request), asked))
+
+        return operate
+
     def _call(self, uow: UnitOfWork, request: Request) -> Call:
         root = None
         if self._dicomweb is not None:
@@ -155,11 +190,20 @@ async def _body(request: Request, limit: int) -> bytes:
     return body
 
 
+def _resource(request: Request, body: bytes, version: Version) -> Resource:
+    if _content_type(request) not in {MEDIA_TYPE, "application/json"}:
+        raise Refused(415, "not-supported", f"a resource is sent as {MEDIA_TYPE}")
+    return checked(read_json(body), version.name)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _form(request: Request, body: bytes) -> list[tuple[str, str]]:
     if not body:
         return []
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
+    if _content_type(request) != "application/x-www-form-urlencoded":
         raise Refused(415, "not-supported", "a search is sent as application/x-www-form-urlencoded")
     try:
         return parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True)

@@ -35,6 +35,8 @@ REPORT_STATUS: Final = "http://hl7.org/fhir/diagnostic-report-status"
 ENDPOINT_STATUS: Final = "http://hl7.org/fhir/endpoint-status"
 GENDER: Final = "http://hl7.org/fhir/administrative-gender"
 
+CODING: Final = ("system", "code", "display")
+
 IMAGING_STUDY_REPORT: Final = "18748-4"
 """LOINC: Diagnostic imaging study."""
 DICOMWEB: Final = "dicomweb"

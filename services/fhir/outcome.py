@@ -12,9 +12,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from models.errors import OurError, SpinechoError, Unavailable, Unsupported, answer_to
 from services.fhir.codes import validated
+from services.fhir.refusal import Refusal, outcome
 
 log = structlog.get_logger(__name__)
 
@@ -75,10 +77,17 @@ def answer(
 def install(app: Starlette) -> None:
     """Let `app` answer every error with an OperationOutcome that holds no patient's data."""
     app.add_exception_handler(SpinechoError, _ours)
+    app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
     app.add_exception_handler(PoolTimeout, _database)
     app.add_exception_handler(Exception, _unforeseen)
+
+
+def _refusal(request: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        return _ours(request, error)
+    return answer(outcome(error.issues), status=error.status)
 
 
 def _ours(_request: Request, error: Exception) -> Response:
@@ -93,15 +102,28 @@ def _ours(_request: Request, error: Exception) -> Response:
     return answer(operation_outcome(issue, str(error), location), status=status)
 
 
-def _http(_request: Request, error: Exception) -> Response:
+def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     issue = _HTTP_ISSUES.get(error.status_code, "processing")
     expression = None
     if isinstance(error, Refused):
         issue, expression = error.issue, error.expression
-    outcome = operation_outcome(issue, str(error.detail), expression)
-    return answer(outcome, dict(error.headers or {}), error.status_code)
+    told = operation_outcome(issue, str(error.detail), expression)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))
+    return answer(told, headers, error.status_code)
+
+
+def _allowed(request: Request) -> set[str]:
+    # The router names the methods of one of the routes that have this path.
+    return {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _database(request: Request, error: Exception) -> Response:
@@ -113,5 +135,5 @@ def _database(request: Request, error: Exception) -> Response:
 
 def _unforeseen(_request: Request, error: Exception) -> Response:
     log.error("unforeseen error", kind=type(error).__name__)
-    outcome = operation_outcome("exception", "an error that was not foreseen was logged")
-    return answer(outcome, status=500)
+    told = operation_outcome("exception", "an error that was not foreseen was logged")
+    return answer(told, status=500)

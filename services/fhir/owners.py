@@ -42,24 +42,28 @@ def patient_parameter(owner: ColumnElement[Any]) -> Parameter:
     )
 
 
-def has_identifier(value: str) -> ColumnElement[bool]:
+def has_identifier(value: str | Token) -> ColumnElement[bool]:
     """Return the condition on `patient_identifier` that a token asks for.
 
     The authority is told as a system only where it is an OID; by its name it is found too.
     """
-    token = Token.read(value)
+    token = value if isinstance(value, Token) else Token.read(value)
     columns = patient_identifier.c
-    is_oid = columns.authority.regexp_match(r"^[0-9]+(\.[0-9]+)+$")
     if token.system is None:
         return columns.value == token.value
     if not token.system:
+        is_oid = columns.authority.regexp_match(r"^[0-9]+(\.[0-9]+)+$")
         return (columns.value == token.value) & ~is_oid & (columns.universal_type != "ISO")
-    name = token.system.removeprefix("urn:oid:")
-    of_system = or_(
-        columns.authority == name,
-        (columns.universal_id == name) & (columns.universal_type == "ISO"),
-    )
-    return of_system & (columns.value == token.value) if token.value else of_system
+    if not token.value:
+        return of_system(token.system)
+    return of_system(token.system) & (columns.value == token.value)
+
+
+def of_system(system: str) -> ColumnElement[bool]:
+    """Return the condition on `patient_identifier` to be of a system."""
+    columns, name = patient_identifier.c, system.removeprefix("urn:oid:")
+    universal = (columns.universal_id == name) & (columns.universal_type == "ISO")
+    return or_(columns.authority == name, universal)
 
 
 def _lives_on(found: Select[Any]) -> Any:

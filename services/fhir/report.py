@@ -113,7 +113,7 @@ def diagnostic_report(
         "code": _code(record),
         "subject": subject,
         "issued": instant(newest.signed_at),
-        "resultsInterpreter": [{"type": "Practitioner", "display": _readable(newest.author)}],
+        "resultsInterpreter": [{"type": "Practitioner", "display": readable_author(newest.author)}],
         "imagingStudy": [{"reference": f"ImagingStudy/{study.id}"}],
         "conclusion": newest.impression,
         "presentedForm": [_text_form(newest, study)],
@@ -138,8 +138,9 @@ def meta(updated_at: datetime | None) -> dict[str, Any]:
 
 
 def order_reference(order: Order) -> dict[str, Any]:
-    """Return a reference to the order by the number that its placer knows."""
+    """Return a reference to the order, with the number that its placer knows."""
     return {
+        "reference": f"ServiceRequest/{order.id}",
         "type": "ServiceRequest",
         "identifier": _identifier("PLAC", order.placer_number, order.placer_authority),
     }
@@ -180,7 +181,7 @@ def readable_name(name: PersonName) -> str:
 def _patient(patient: Patient) -> dict[str, Any]:
     resource: dict[str, Any] = {
         "resourceType": "Patient",
-        "identifier": [_patient_identifier(i) for i in patient.identifiers],
+        "identifier": [patient_identifier(i) for i in patient.identifiers],
         "name": [_name(patient.name)],
     }
     if patient.sex:
@@ -190,7 +191,8 @@ def _patient(patient: Patient) -> dict[str, Any]:
     return resource
 
 
-def _patient_identifier(identifier: Identifier) -> dict[str, Any]:
+def patient_identifier(identifier: Identifier) -> dict[str, Any]:
+    """Return a patient's number; its system is told where the authority has an OID."""
     told = _identifier(identifier.type, identifier.value, identifier.authority)
     if identifier.universal_type == "ISO" and identifier.universal_id:
         told["system"] = f"urn:oid:{identifier.universal_id}"
@@ -224,7 +226,8 @@ def _name(name: PersonName) -> dict[str, Any]:
     return told
 
 
-def _readable(author: str) -> str:
+def readable_author(author: str) -> str:
+    """Return who signed as people write it; some sign as HL7 does: ``EXAMPLE^ANNA``."""
     return readable_name(PersonName.parse(author)) if "^" in author else author
 
 
@@ -266,7 +269,7 @@ def _narrative(report: Report, study: Study) -> dict[str, Any]:
         if text:
             body = escape(text).replace("\n", "<br/>")
             parts.append(f"<p><b>{heading}</b><br/>{body}</p>")
-    parts.append(f"<p>{escape(_readable(report.author))}</p>")
+    parts.append(f"<p>{escape(readable_author(report.author))}</p>")
     div = f'<div xmlns="http://www.w3.org/1999/xhtml">{"".join(parts)}</div>'
     return {"status": "generated", "div": div}
 
@@ -277,7 +280,7 @@ def _text_form(report: Report, study: Study) -> dict[str, Any]:
         (study.description, f"{report.status.value}, version {report.version}"),
         ("Findings", report.findings),
         ("Impression", report.impression),
-        ("Signed by", f"{_readable(report.author)}, {instant(report.signed_at)}"),
+        ("Signed by", f"{readable_author(report.author)}, {instant(report.signed_at)}"),
     )
     text = "\n\n".join(f"{head}\n{body}".strip() for head, body in sections if body)
     data = text.encode()

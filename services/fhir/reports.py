@@ -59,10 +59,16 @@ def served() -> Served:
             includes={
                 "subject": lambda told: literals(told["subject"]),
                 "patient": lambda told: literals(told["subject"]),
+                "based-on": lambda told: literals(*told.get("basedOn", ())),
             },
         ),
         documentation="Read by the id of the study, or of any signed version of its report.",
     )
+
+
+def version_of(uow: UnitOfWork, study_id: str, moment: datetime) -> int:
+    """Return which version the resource of a study got at `moment`."""
+    return sum(at <= moment for at in _versions(uow, record(uow, study_id)))
 
 
 def _versions(uow: UnitOfWork, told: Record) -> list[datetime]:

@@ -25,6 +25,7 @@ STARTED = func.coalesce(study.c.started_at, study.c.created_at)
 
 def served(version: Version) -> Served:
     """Return the row of ImagingStudy."""
+    based_on = "basedon" if version is R4 else "based-on"
     return Served(
         kind="ImagingStudy",
         read=_read,
@@ -34,7 +35,7 @@ def served(version: Version) -> Served:
             ),
             key=study.c.id,
             parameters={
-                **study_parameters("basedon" if version is R4 else "based-on"),
+                **study_parameters(based_on),
                 "identifier": Parameter(type="token", condition=_identifier),
                 "started": Parameter(type="date", condition=_started),
                 "modality": Parameter(type="token", condition=_modality),
@@ -53,6 +54,7 @@ def served(version: Version) -> Served:
             includes={
                 "subject": lambda told: literals(told["subject"]),
                 "patient": lambda told: literals(told["subject"]),
+                based_on: lambda told: literals(*told.get("basedOn", ())),
                 "endpoint": lambda told: literals(*told.get("endpoint", ())),
             },
         ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from models.merge import ChangeKind
 from models.study import Study
 from services.database.store import Store
 from services.fhir.api import fhir_app
@@ -37,3 +38,12 @@ def both(settings: Settings, store: Store, version: Version) -> Iterator[httpx.C
         httpx.Client(base_url=f"{url}{version.path}", timeout=60) as client,
     ):
         yield client
+
+
+def merge_patients(store: Store, retired_id: str, survivor_id: str) -> int:
+    with store() as uow:
+        change = uow.merges.add(
+            ChangeKind.MERGE, survivor_id, retired_id, by="EMR|HOSP", why="ADT^A40"
+        )
+        uow.merges.retire(change, retired_id, survivor_id)
+    return change

@@ -36,7 +36,7 @@ def study(store: Store) -> Study:
 
 @pytest.fixture
 def fhir(settings: Settings, store: Store) -> Iterator[httpx.Client]:
-    mounts = {FHIR_R4: fhir_app(store, dicomweb=DICOMWEB)}
+    mounts = {FHIR_R4: fhir_app(store, settings=settings, dicomweb=DICOMWEB)}
     with (
         serving(create_app(settings, store, mounts=mounts)) as url,
         httpx.Client(base_url=f"{url}{FHIR_R4}", timeout=60) as client,
@@ -104,7 +104,7 @@ def test_every_reference_of_a_report_leads_somewhere(
 ) -> None:
     sign(store)
     told = fhir.get(f"/DiagnosticReport/{study.id}").json()
-    for reference in (told["subject"], *told["imagingStudy"]):
+    for reference in (told["subject"], *told["imagingStudy"], *told["basedOn"]):
         kind, _, identity = reference["reference"].partition("/")
         found = fhir.get(f"/{kind}/{identity}")
         assert (found.status_code, found.json()["resourceType"]) == (200, kind)

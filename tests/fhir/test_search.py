@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any
@@ -14,12 +15,12 @@ from sqlalchemy import text
 from models.errors import InvalidValue
 from models.finding import Finding, Outcome
 from models.lifecycle import StudyState
-from models.merge import ChangeKind
 from models.study import Study, uid_from
 from services.database.store import Store
 from services.fhir.parameters import Token, alternatives, read_date
 from services.fhir.versions import R4, R5, Version
 from services.workflow.reporting import sign_report
+from tests.fhir.conftest import merge_patients
 from tests.fhir.orders import FHIR_JSON, everything_taken
 from tests.web.department import CASES
 
@@ -35,6 +36,13 @@ HARMLESS = {
     "_summary": "count",
     "_elements": "id",
     "_total": "none",
+}
+
+OPERATIONS: dict[str, Callable[[httpx.Client], httpx.Response]] = {
+    "match": lambda client: client.post("/Patient/$match", json={"resourceType": "Patient"}),
+    "ihe-pix": lambda client: client.get(
+        "/Patient/$ihe-pix", params={"sourceIdentifier": f"HOSP|{CASE.mrn}"}
+    ),
 }
 
 
@@ -58,6 +66,7 @@ def test_everything_that_the_capability_statement_claims_is_served(
     sign(store, "corrected")
     sent = both.post("/", json=everything_taken(version), headers=FHIR_JSON)
     assert sent.status_code == 200, sent.text
+    merge_patients(store, *(str(studies[c.accession].patient_id) for c in CASES[1:3]))
     told = both.get("/metadata").json()
     package = import_module(f"{version.models}.capabilitystatement")
     package.CapabilityStatement.model_validate(told)
@@ -99,7 +108,11 @@ def test_everything_that_the_capability_statement_claims_is_served(
                 assert form in parse_qs(urlsplit(links(answer)["self"]).query), form
         for include in row.get("searchInclude", []):
             assert both.get(f"/{kind}", params={"_include": include}).status_code == 200
-    assert {"read", "vread", "search-type", "create", "update"} <= set(called)
+        for operation in row.get("operation", []):
+            called.append(operation["name"])
+            answer = OPERATIONS[operation["name"]](both)
+            assert answer.status_code == 200, answer.text
+    assert {"read", "vread", "search-type", "create", "update", *OPERATIONS} == set(called)
 
 
 def _other_forms(parameter: dict[str, Any]) -> list[str]:
@@ -317,11 +330,7 @@ def test_every_version_of_a_report_can_be_read(
     # The patient's record goes to another: whoever has the report must not be told it is the same.
     assert study.patient_id is not None
     assert other.patient_id is not None
-    with store() as uow:
-        change = uow.merges.add(
-            ChangeKind.MERGE, other.patient_id, study.patient_id, by="test", why="test"
-        )
-        uow.merges.retire(change, study.patient_id, other.patient_id)
+    merge_patients(store, study.patient_id, other.patient_id)
     now = both.get(path, headers={"If-None-Match": seen})
     assert (now.status_code, now.headers["etag"]) == (200, 'W/"4"')
     assert now.json()["subject"]["reference"] == f"Patient/{other.patient_id}"
@@ -335,11 +344,7 @@ def test_a_retired_record_finds_what_its_survivor_has(
     study, other = studies[CASE.accession], studies[CASES[1].accession]
     assert study.patient_id is not None
     assert other.patient_id is not None
-    with store() as uow:
-        change = uow.merges.add(
-            ChangeKind.MERGE, other.patient_id, study.patient_id, by="test", why="test"
-        )
-        uow.merges.retire(change, study.patient_id, other.patient_id)
+    merge_patients(store, study.patient_id, other.patient_id)
     for query in (
         {"patient": study.patient_id},
         {"patient": other.patient_id},

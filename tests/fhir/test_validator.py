@@ -22,6 +22,8 @@ from models.study import Study
 from services.database.store import Store
 from services.fhir.versions import R4, Version
 from services.workflow.reporting import sign_report, signable
+from tests.fhir.conftest import merge_patients
+from tests.web.department import CASES
 
 _XHTML = '<div xmlns="http://www.w3.org/1999/xhtml">'
 
@@ -131,9 +133,11 @@ def test_everything_that_is_served_is_valid(
                     impression="Hydrocephalus.",
                     author="TESTREADER^RUTH" if number % 2 else "Ruth Testreader",
                 )
+    first, second = (studies[c.accession].patient_id for c in CASES[:2])
+    merge_patients(store, str(first), str(second))
     asked = ["/metadata", "/Nothing", "/Patient/absent", "/Patient?bogus=1"]
     seen: dict[str, int] = {}
-    for kind in ("DiagnosticReport", "ImagingStudy", "Patient", "Endpoint"):
+    for kind in ("DiagnosticReport", "ImagingStudy", "Patient", "Endpoint", "Provenance"):
         found = both.get(f"/{kind}?_count=100")
         assert found.status_code == 200
         entries = found.json()["entry"]
