@@ -95,7 +95,7 @@ def rates(
 def latencies(
     part: str, what: str, ours: Sequence[float], peer: str = "", theirs: Sequence[float] = ()
 ) -> list[Figure]:
-    """Return p50 and p95 of two series of seconds, in milliseconds."""
+    """Return p50, p95 and p99 of two series of seconds, in milliseconds."""
     return [
         Figure(
             part=part,
@@ -107,5 +107,5 @@ def latencies(
             lower_is_better=True,
             samples=len(ours),
         )
-        for name, share in (("p50", 0.5), ("p95", 0.95))
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import select
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, Final, cast
 
@@ -36,6 +36,7 @@ _DIALECT = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-un
 _NUMBERS = count()
 _SAVEPOINT = b"SAVEPOINT attempt"
 _KEY = "spinecho.direct"
+_TRANSFORMER = "spinecho.transformer"
 _REQUIRED: Final = object()
 
 
@@ -89,7 +90,7 @@ class Prepared:
 
     def rows(self, transformer: _Transformer, result: Any) -> list[Any]:
         """Return a result's rows as named tuples."""
-        if result.nfields == 0:
+        if result.ntuples == 0:
             return []
         if self._row is None:
             names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
@@ -112,10 +113,15 @@ class Direct:
         raw = cast("Any", connection.connection.driver_connection)
         self._connection = connection
         self._pg = raw.pgconn
-        self._transformer: _Transformer = Transformer(raw)
+        # Kept with the connection: it remembers how each type is read and written.
+        transformer = connection.info.get(_TRANSFORMER)
+        if transformer is None:
+            transformer = connection.info[_TRANSFORMER] = Transformer(raw)
+        self._transformer: _Transformer = transformer
         self._known: set[bytes] = connection.info.setdefault("spinecho.prepared", set())
         self._queue: list[Call | bytes] = []
-        self._after: list[bytes] = []
+        self._sent: list[_Sent] = []
+        self._after: list[Call] = []
         self._seen: dict[tuple[Prepared, _Values], list[Any]] = {}
         connection.info[_KEY] = self
 
@@ -160,13 +166,13 @@ class Direct:
         self._queue.append(call)
         self._forget(call[0].writes)
 
-    def after_commit(self, command: str) -> None:
-        """Send a command behind the COMMIT, in the same round trip, once however often asked for.
+    def after_commit(self, call: Call) -> None:
+        """Send a statement behind the COMMIT, in the same round trip, once however often asked for.
 
         It is not part of the transaction: if we die in between, it never happens.
         """
-        if command.encode() not in self._after:
-            self._after.append(command.encode())
+        if call not in self._after:
+            self._after.append(call)
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -185,15 +191,28 @@ class Direct:
         if _SAVEPOINT in self._queue:
             self._queue.remove(_SAVEPOINT)
 
-    def flush(self) -> None:
-        """Send what waits."""
+    def ahead(self) -> None:
+        """Send what waits and go on while PostgreSQL works; what goes wrong is raised later."""
         if self._queue:
+            self._send()
+            self._pg.flush()
+
+    def flush(self) -> None:
+        """Send what waits, and wait for it."""
+        if self._queue or self._sent:
             self._run([])
 
     def commit(self) -> None:
         """Send what waits and COMMIT, in one round trip."""
-        if self._queue or self._after:
+        if self._queue or self._sent or self._after:
             self._run([], commit=True)
+
+    def abandon(self) -> None:
+        """Wait for what was sent ahead: the transaction is to be rolled back."""
+        self._queue.clear()
+        if self._sent:
+            with suppress(DBAPIError):
+                self._run([])
 
     def close(self) -> None:
         """Forget everything; the transaction is over."""
@@ -214,40 +233,47 @@ class Direct:
         self, questions: Sequence[tuple[Prepared, _Values]], *, commit: bool = False
     ) -> list[list[Any]]:
         pg = self._pg
-        # A value that PostgreSQL does not take shows here, before anything is sent.
-        # A question needs no savepoint; one that nothing was written after waits on.
-        kept = [_SAVEPOINT] if questions and self._queue[-1:] == [_SAVEPOINT] else []
-        ready = self._queue[: len(self._queue) - len(kept)]
-        writes = [self._encoded(*_numbered(e)) if isinstance(e, tuple) else e for e in ready]
-        asked = [self._encoded(*question) for question in questions]
-        self._queue[:] = kept
-        begins = pg.transaction_status == pq.TransactionStatus.IDLE
-        pg.enter_pipeline_mode()
         try:
-            sent: list[_Sent] = []
-            if begins:
-                self._command(b"BEGIN", sent)
-            for entry in writes:
-                if isinstance(entry, bytes):
-                    self._command(entry, sent)
-                else:
-                    self._execute(*entry, sent)
-            answers = []
-            for entry in asked:
-                self._execute(*entry, sent)
-                answers.append(len(sent) - 1)
+            answers = self._send(questions)
             if commit:
-                for command in (b"COMMIT", *self._after):
-                    self._command(command, sent)
+                after = [self._encoded(*_numbered(call)) for call in self._after]
+                self._command(b"COMMIT")
+                for call in after:
+                    self._execute(*call)
             pg.pipeline_sync()
-            results = self._results(sent)
+            results = self._results()
         finally:
+            self._sent = []
             if pg.status == pq.ConnStatus.OK:
                 pg.exit_pipeline_mode()
         return [
             statement.rows(self._transformer, results[n])
             for (statement, _), n in zip(questions, answers, strict=True)
         ]
+
+    def _send(self, questions: Sequence[tuple[Prepared, _Values]] = ()) -> list[int]:
+        """Send the queue, then questions; return where their answers will stand."""
+        # A question needs no savepoint; one that nothing was written after waits on.
+        kept = [_SAVEPOINT] if questions and self._queue[-1:] == [_SAVEPOINT] else []
+        ready = self._queue[: len(self._queue) - len(kept)]
+        # A value that PostgreSQL does not take shows here, before anything is sent.
+        writes = [self._encoded(*_numbered(e)) if isinstance(e, tuple) else e for e in ready]
+        asked = [self._encoded(*question) for question in questions]
+        self._queue[:] = kept
+        begins = not self._sent and self._pg.transaction_status == pq.TransactionStatus.IDLE
+        self._pg.enter_pipeline_mode()
+        if begins:
+            self._command(b"BEGIN")
+        for entry in writes:
+            if isinstance(entry, bytes):
+                self._command(entry)
+            else:
+                self._execute(*entry)
+        answers = []
+        for question in asked:
+            self._execute(*question)
+            answers.append(len(self._sent) - 1)
+        return answers
 
     def _encoded(self, statement: Prepared, values: _Values) -> tuple[Prepared, _Texts]:
         try:
@@ -256,20 +282,20 @@ class Direct:
             raise _as_sqlalchemy(error) from error
         return statement, texts
 
-    def _command(self, command: bytes, sent: list[_Sent]) -> None:
+    def _command(self, command: bytes) -> None:
         self._pg.send_query_params(command, None)
-        sent.append(None)
+        self._sent.append(None)
 
-    def _execute(self, statement: Prepared, texts: _Texts, sent: list[_Sent]) -> None:
-        if statement.key not in self._known and statement.key not in sent:
+    def _execute(self, statement: Prepared, texts: _Texts) -> None:
+        if statement.key not in self._known and statement.key not in self._sent:
             self._pg.send_prepare(statement.key, statement.sql)
-            sent.append(statement.key)
+            self._sent.append(statement.key)
         self._pg.send_query_prepared(statement.key, texts)
-        sent.append(statement)
+        self._sent.append(statement)
 
-    def _results(self, sent: list[_Sent]) -> list[Any]:
+    def _results(self) -> list[Any]:
         """Return one result for each thing sent; the first error is raised after all are read."""
-        pg = self._pg
+        pg, sent = self._pg, self._sent
         poll = select.poll()
         poll.register(pg.socket, select.POLLIN | select.POLLOUT)
         results: list[Any] = []

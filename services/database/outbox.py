@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.events import STAGES, Stage, Topic
@@ -23,7 +23,9 @@ _ANNOUNCE = Prepared(
 # Not inside the transaction: PostgreSQL lets only one transaction with a NOTIFY commit at a time.
 # The relay looks by itself every second, so that nothing depends on this, and it need not wait for
 # the disk as the COMMIT before it does.
-WAKE = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
+WAKE = Prepared(
+    select(func.set_config("synchronous_commit", "off", literal(True)), func.pg_notify(CHANNEL, ""))
+)()
 
 
 class Outbox:

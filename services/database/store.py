@@ -101,6 +101,7 @@ class UnitOfWork:
                     self._transaction.rollback()
                     raise
             else:
+                self.direct.abandon()
                 self._transaction.rollback()
         finally:
             self.direct.close()
@@ -129,6 +130,8 @@ class Store:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=10,
+            # A unit of work ends its transaction itself.
+            pool_reset_on_return=None,
             # An error's text may reach a log; the values of a statement are patient data.
             hide_parameters=True,
             # psycopg would deallocate what it did not prepare, too, after a rollback.

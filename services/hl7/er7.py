@@ -17,6 +17,7 @@ from services.hl7.charsets import find_declared, read, read_hex
 NULL = '""'
 """The HL7 null: delete what is stored; an empty field leaves it as it is."""
 
+_ESCAPED = re.compile(r"[\\|^&~\r\n]")
 _MARKS = re.compile(r"[!-/:-@\[-`{-~]+$")
 
 
@@ -208,6 +209,8 @@ def unescape(text: str, delimiters: Delimiters) -> str:
 
 def escape(text: str) -> str:
     r"""Escape `text` for the default delimiters; line breaks become ``\.br\``."""
+    if _ESCAPED.search(text) is None:
+        return text
     out = text.replace("\\", "\\E\\")
     for char, code in (("|", "F"), ("^", "S"), ("&", "T"), ("~", "R")):
         out = out.replace(char, f"\\{code}\\")

@@ -6,9 +6,9 @@ None means that nothing was said; an empty string that it is to be deleted (v2.5
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Final
 
 from models.errors import InvalidValue
 from models.patient import Code, Identifier, Issuer, PersonName
@@ -92,85 +92,131 @@ def said(
             # Most fields of most messages are empty; that is settled without reading them.
             if segment is None or not segment.raw(place.number):
                 continue
-            where = f"{place.segment}^{numbers.get(place.segment, 1)}^{place.number}"
-            value = _read(row.kind, segment, place, where, warnings)
+            field = _Field(segment, place, numbers, warnings)
+            value = field.null(row.kind) if field.raw == NULL else _READERS[row.kind](field)
             if isinstance(value, str) and len(value) > _LO and row.name in _LINES:
-                warnings.append(f"{where} has {len(value)} characters, DICOM shows {_LO} of them")
+                field.warn(f"has {len(value)} characters, DICOM shows {_LO} of them")
             if value is not None:
                 found[row.name] = value
                 break
     return found
 
 
-def _read(kind: Kind, segment: Segment, place: Place, where: str, warnings: list[str]) -> Any:
-    number, component = place.number, place.component
-    if segment.raw(number) == NULL:
-        return Issuer() if kind in _ISSUERS else Priority.ROUTINE if kind is Kind.PRIORITY else ""
-    if kind is Kind.TEXT:
-        return segment.optional(number, component)
-    if kind is Kind.MODALITY:
-        text = segment.get(number, component)
-        return SECTIONS.get(text.upper(), text) or None
-    if kind is Kind.CODED_TEXT:
-        return segment.optional(number, 2) or segment.optional(number)
-    if kind is Kind.LOCATION:
-        return read_location(segment, number) or None
-    if kind is Kind.CODE:
-        return read_code(segment, number, component)
-    if kind in _NAMES:
-        return _NAMES[kind](segment, number)
-    if kind is Kind.EI_ISSUER:
-        return _issuer(*(segment.get(number, component + n) for n in range(3)))
-    if kind is Kind.CX_ISSUER:
-        return _issuer(*(segment.get(number, component, n) for n in (1, 2, 3)))
-    if kind is Kind.DATE:
-        text = segment.get(number, component)
-        return read_date(text, where) if text else None
-    if kind is Kind.TIME:
-        text = segment.get(number, component)
-        place_of_part = where if component == 1 else f"{where}^1^{component}"
-        return read_time(text, place_of_part) if text else None
-    if kind is Kind.PRIORITY:
-        return _priority(segment.get(number, component), where, warnings)
-    if kind is Kind.TITLES:
-        return _titles(segment, number, where, warnings)
-    text = segment.get(number, component)
-    if len(text) > _SH and kind is Kind.STRICT:
-        # Two orders could collide under a cut accession number; every other number of ours may
-        # stand in for one that does not fit, with a warning on the timeline.
-        raise TooLong(f"{len(text)} characters; DICOM SH allows {_SH}", location=where)
-    return short(text, where, warnings) or None
+class _Field:
+    """One field that says something, and where the reading of it begins."""
+
+    __slots__ = ("_numbers", "_place", "_warnings", "component", "number", "raw", "segment")
+
+    def __init__(
+        self, segment: Segment, place: Place, numbers: Mapping[str, int], warnings: list[str]
+    ) -> None:
+        self.segment = segment
+        self.number = place.number
+        self.component = place.component
+        self.raw = segment.raw(place.number)
+        self._place = place
+        self._numbers = numbers
+        self._warnings = warnings
+
+    @property
+    def where(self) -> str:
+        """The field as an ERL."""
+        place = self._place
+        return f"{place.segment}^{self._numbers.get(place.segment, 1)}^{place.number}"
+
+    def text(self) -> str:
+        """Return the component where reading begins."""
+        return self.segment.get(self.number, self.component)
+
+    def warn(self, of_what: str) -> None:
+        """Say on the timeline what is not used."""
+        self._warnings.append(f"{self.where} {of_what}")
+
+    def short(self, text: str) -> str:
+        """Return `text` if it fits DICOM SH or AE; else nothing, with a warning."""
+        if len(text) > _SH:
+            self.warn(f"has {len(text)} characters, DICOM allows {_SH}; not used")
+            return ""
+        return text
+
+    def null(self, kind: Kind) -> Any:
+        """Return what stands for a value that is to be deleted."""
+        if kind in {Kind.EI_ISSUER, Kind.CX_ISSUER}:
+            return Issuer()
+        return Priority.ROUTINE if kind is Kind.PRIORITY else ""
 
 
-_ISSUERS = frozenset({Kind.EI_ISSUER, Kind.CX_ISSUER})
 _SH, _LO = 16, 64
 _LINES = frozenset(
     row.name for row in (*PATIENT, *ORDER) if row.name not in {"visit_reason", "comments"}
 )
 
 
-def short(text: str, where: str, warnings: list[str]) -> str:
-    """Return `text` if it fits DICOM SH or AE; else nothing, with a warning."""
+def _text(field: _Field) -> str | None:
+    return field.segment.optional(field.number, field.component)
+
+
+def _coded_text(field: _Field) -> str | None:
+    segment, number = field.segment, field.number
+    return segment.optional(number, 2) or segment.optional(number)
+
+
+def _modality(field: _Field) -> str | None:
+    text = field.text()
+    return SECTIONS.get(text.upper(), text) or None
+
+
+def _short(field: _Field) -> str | None:
+    return field.short(field.text()) or None
+
+
+def _strict(field: _Field) -> str | None:
+    text = field.text()
     if len(text) > _SH:
-        warnings.append(f"{where} has {len(text)} characters, DICOM allows {_SH}; not used")
-        return ""
-    return text
+        # Two orders could collide under a cut accession number; every other number of ours may
+        # stand in for one that does not fit, with a warning on the timeline.
+        raise TooLong(f"{len(text)} characters; DICOM SH allows {_SH}", location=field.where)
+    return text or None
 
 
-def _titles(segment: Segment, number: int, where: str, warnings: list[str]) -> str | None:
-    titles = (segment.part(repetition, 1) for repetition in segment.repetitions(number))
-    fitting = [short(title, where, warnings) for title in titles]
+def _date(field: _Field) -> date | None:
+    text = field.text()
+    return read_date(text, field.where) if text else None
+
+
+def _time(field: _Field) -> datetime | None:
+    text = field.text()
+    if not text:
+        return None
+    where = field.where if field.component == 1 else f"{field.where}^1^{field.component}"
+    return read_time(text, where)
+
+
+def _titles(field: _Field) -> str | None:
+    segment = field.segment
+    titles = (segment.part(repetition, 1) for repetition in segment.repetitions(field.number))
+    fitting = [field.short(title) for title in titles]
     return "\\".join(title for title in fitting if title) or None
 
 
-def _priority(text: str, where: str, warnings: list[str]) -> Priority | None:
+def _priority(field: _Field) -> Priority | None:
+    text = field.text()
     if not text:
         return None
     known = HL7_PRIORITY.get(text.upper())
     if known is None:
-        warnings.append(f"{where} has a priority that HL70485 does not know; taken as routine")
+        field.warn("has a priority that HL70485 does not know; taken as routine")
         return Priority.ROUTINE
     return known
+
+
+def _ei_issuer(field: _Field) -> Issuer | None:
+    segment, number, component = field.segment, field.number, field.component
+    return _issuer(*(segment.get(number, component + n) for n in range(3)))
+
+
+def _cx_issuer(field: _Field) -> Issuer | None:
+    return _issuer(*(field.segment.get(field.number, field.component, n) for n in (1, 2, 3)))
 
 
 def _issuer(namespace: str, universal_id: str, universal_type: str) -> Issuer | None:
@@ -214,21 +260,38 @@ def _person(family: str, given: str, middle: str, suffix: str, prefix: str) -> P
     return PersonName(family=family, given=given, middle=middle, prefix=prefix, suffix=suffix)
 
 
-def _xpn(segment: Segment, number: int) -> PersonName | None:
-    return _person(*(segment.get(number, n) for n in (1, 2, 3, 4, 5)))
+def _xpn(field: _Field) -> PersonName | None:
+    return _person(*(field.segment.get(field.number, n) for n in (1, 2, 3, 4, 5)))
 
 
-def _xcn(segment: Segment, number: int) -> PersonName | None:
-    return _person(*(segment.get(number, n) for n in (2, 3, 4, 5, 6)))
+def _xcn(field: _Field) -> PersonName | None:
+    return _person(*(field.segment.get(field.number, n) for n in (2, 3, 4, 5, 6)))
 
 
-def _cnn(segment: Segment, number: int) -> PersonName | None:
+def _cnn(field: _Field) -> PersonName | None:
     # NDL-1 is a CNN (v2.5.1 §2.A.49): the parts of one component, the first one a number.
-    name = _person(*(segment.get(number, 1, n) for n in range(2, 7)))
-    return name or _xcn(segment, number)
+    name = _person(*(field.segment.get(field.number, 1, n) for n in range(2, 7)))
+    return name or _xcn(field)
 
 
-_NAMES = {Kind.XPN: _xpn, Kind.XCN: _xcn, Kind.CNN: _cnn}
+_READERS: Final[dict[Kind, Callable[[_Field], Any]]] = {
+    Kind.TEXT: _text,
+    Kind.CODED_TEXT: _coded_text,
+    Kind.LOCATION: lambda field: read_location(field.segment, field.number) or None,
+    Kind.CODE: lambda field: read_code(field.segment, field.number, field.component),
+    Kind.XPN: _xpn,
+    Kind.XCN: _xcn,
+    Kind.CNN: _cnn,
+    Kind.EI_ISSUER: _ei_issuer,
+    Kind.CX_ISSUER: _cx_issuer,
+    Kind.DATE: _date,
+    Kind.TIME: _time,
+    Kind.SHORT: _short,
+    Kind.STRICT: _strict,
+    Kind.TITLES: _titles,
+    Kind.PRIORITY: _priority,
+    Kind.MODALITY: _modality,
+}
 
 
 def read_identifiers(segment: Segment, number: int, default_authority: str) -> Iterable[Identifier]:

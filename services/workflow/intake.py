@@ -22,7 +22,7 @@ from models.study import Study, new_id, new_uid
 from services.database.direct import Call
 from services.database.store import UnitOfWork
 from services.workflow.identification import Claim, contradictions
-from services.workflow.said import overlaid
+from services.workflow.said import overlaid, said_of
 from services.workflow.scheduling import join_appointments, slot_name
 
 _MUTABLE: Final = (
@@ -33,6 +33,7 @@ _MUTABLE: Final = (
 )
 _VISIT: Final = ("admission_id", "location", "patient_class")
 """What PV1 and PID-18 say of a visit."""
+_ANY: Final = Code(value="MR", meaning="MR examination")
 _SAFETY: Final = tuple(f.name for f in fields(Safety))
 _STEP: Final = (
     *("start_at", "modality", "station_aet", "station_name", "location", "description"),
@@ -153,22 +154,21 @@ def place_order(
         if uow.orders.find_by_study_uid(study_uid) is not None:
             raise DuplicateKey("the Study UID belongs to another order", location="ZDS^1^1")
         exam = _exam_before_order(uow, study_uid, patient)
-    order = _changed(
-        Order(
-            id=new_id(),
-            patient_id=patient.id,
-            placer_number=request.placer_number,
-            placer_authority=request.placer_authority,
-            accession=accession,
-            study_uid=study_uid,
-            requested_procedure_id=request.requested_procedure_id or accession,
-            procedure=Code(value="MR", meaning="MR examination"),
-            sender=request.sender,
-            status="SC",
-            parent_id=parent_id,
-            steps=tuple(_steps(uow, request.steps or (StepRequest(),), accession)),
-        ),
-        request,
+    stated = said_of(Order, request, _MUTABLE)
+    order = Order(
+        id=new_id(),
+        patient_id=patient.id,
+        placer_number=request.placer_number,
+        placer_authority=request.placer_authority,
+        accession=accession,
+        study_uid=study_uid,
+        requested_procedure_id=request.requested_procedure_id or accession,
+        sender=request.sender,
+        status="SC",
+        parent_id=parent_id,
+        safety=overlaid(Safety(), request, _SAFETY),
+        steps=tuple(_steps(uow, request.steps or (StepRequest(),), accession)),
+        **({"procedure": _ANY} | stated),
     )
     uow.orders.save(order)
     if exam is None:
@@ -354,7 +354,7 @@ def _same_procedure(known: list[Order], request: OrderRequest) -> Order | None:
 
 def _changed(order: Order, request: OrderRequest) -> Order:
     safety = overlaid(order.safety, request, _SAFETY)
-    return overlaid(replace(order, safety=safety), request, _MUTABLE)
+    return replace(order, safety=safety, **said_of(Order, request, _MUTABLE))
 
 
 def _rescheduled(uow: UnitOfWork, order: Order, request: OrderRequest) -> tuple[ScheduledStep, ...]:

@@ -176,6 +176,8 @@ def _receive(
                     read,
                     at_once=at_once,
                 )
+                # It is written while the answer is made.
+                uow.direct.ahead()
         # Where we failed, the same number comes again.
         ours = isinstance(failure, OurError)
         expected = turn.expected if ours else take(uow, turn, sender)

@@ -19,10 +19,15 @@ _DEFAULTS: Final = {
 
 def overlaid(record: _T, request: Any, names: tuple[str, ...]) -> _T:
     """Return `record` with what `request` says of the named fields (HL7 v2.5.1 §2.5.3.5)."""
-    defaults = _DEFAULTS[type(record)]
-    changes = {
+    changes = said_of(type(record), request, names)
+    return replace(record, **changes) if changes else record
+
+
+def said_of(kind: type[_T], request: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return what `request` says of the named fields of a `kind`."""
+    defaults = _DEFAULTS[kind]
+    return {
         name: defaults[name] if value == "" else value
         for name in names
         if (value := getattr(request, name)) is not None
     }
-    return replace(record, **changes) if changes else record

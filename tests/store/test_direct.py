@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
 
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 
-from services.database.direct import Call, Prepared
+from services.database.direct import Call, Direct, Prepared
 from services.database.store import Store
 
 thing = Table(
@@ -61,10 +61,12 @@ def _count(store: Store) -> int:
         return int(uow.connection.scalar(select(func.count()).select_from(thing)) or 0)
 
 
-def _write(store: Store, *calls: Call) -> None:
+def _write(store: Store, *calls: Call, ahead: bool = False) -> None:
     with store() as uow:
         for call in calls:
             uow.direct.later(call)
+            if ahead:
+                uow.direct.ahead()
 
 
 def test_every_kind_of_value_comes_back_as_it_went(things: Store) -> None:
@@ -119,14 +121,16 @@ def test_an_answer_is_kept_until_its_table_is_written(things: Store) -> None:
         assert row.text == "then"
 
 
-@pytest.mark.parametrize("sent", [False, True])
-def test_a_failed_attempt_takes_back_its_own_writes_only(things: Store, sent: bool) -> None:
+@pytest.mark.parametrize("send", [None, Direct.ahead, Direct.flush])
+def test_a_failed_attempt_takes_back_its_own_writes_only(
+    things: Store, send: Callable[[Direct], None] | None
+) -> None:
     with things() as uow:
         uow.direct.later(ADD(id=1))
         with suppress(KeyError), uow.direct.attempt():
             uow.direct.later(ADD(id=2))
-            if sent:
-                uow.direct.flush()
+            if send:
+                send(uow.direct)
             raise KeyError
         uow.direct.later(ADD(id=3))
     with things() as uow:
@@ -153,12 +157,13 @@ def test_a_good_attempt_stays(things: Store) -> None:
     assert _count(things) == 2
 
 
-def test_an_error_comes_with_the_commit_and_leaves_nothing(things: Store) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_error_comes_with_the_commit_and_leaves_nothing(things: Store, ahead: bool) -> None:
     with things() as uow:
         uow.direct.later(ADD(id=1))
     for _ in range(2):  # the second time every statement has been prepared
         with pytest.raises(IntegrityError):
-            _write(things, ADD(id=2), ADD(id=1), RENAME(thing=2, new="never"))
+            _write(things, ADD(id=2), ADD(id=1), RENAME(thing=2, new="never"), ahead=ahead)
     assert _count(things) == 1
     with things() as uow:
         uow.direct.later(RENAME(thing=1, new="after"))
@@ -166,19 +171,45 @@ def test_an_error_comes_with_the_commit_and_leaves_nothing(things: Store) -> Non
         assert uow.connection.scalar(select(thing.c.text)) == "after"
 
 
-def test_an_exception_in_the_block_leaves_nothing(things: Store) -> None:
-    with suppress(KeyError), things() as uow:
-        uow.direct.later(ADD(id=1))
-        raise KeyError
+@pytest.mark.parametrize("wrong", [False, True])
+def test_an_exception_in_the_block_leaves_nothing(things: Store, wrong: bool) -> None:
+    for ahead in (False, True):
+        with suppress(KeyError), things() as uow:
+            uow.direct.later(ADD(id=1))
+            if wrong:
+                uow.direct.later(ADD(id=1))
+            if ahead:
+                uow.direct.ahead()
+            raise KeyError
     assert _count(things) == 0
 
 
-def test_more_than_the_sockets_hold_goes_through(things: Store) -> None:
+def test_what_is_sent_ahead_is_there_for_either_way_of_speaking(things: Store) -> None:
+    with things() as uow:
+        for number in (1, 2):
+            uow.direct.later(ADD(id=number, text="first"))
+            uow.direct.ahead()
+        assert uow.connection.scalar(select(thing.c.text).where(thing.c.id == 1)) == "first"
+        uow.direct.later(RENAME(thing=2, new="second"))
+        uow.direct.ahead()
+        row = uow.direct.first(GET(thing=2))
+        assert row is not None
+        assert row.text == "second"
+    assert _count(things) == 2
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_more_than_the_sockets_hold_goes_through(things: Store, ahead: bool) -> None:
     with things() as uow:
         for number in range(40):
             uow.direct.later(ADD(id=number, bytes=b"x" * 400_000))
+            if ahead:
+                uow.direct.ahead()
         uow.direct.foresee(*(GET(thing=n) for n in range(40)))
     assert _count(things) == 40
+
+
+_NOTIFY = Prepared(select(func.pg_notify("direct_thing", bindparam("word", type_=Text))))
 
 
 def test_what_follows_the_commit_is_heard_once_and_only_then(things: Store) -> None:
@@ -186,12 +217,12 @@ def test_what_follows_the_commit_is_heard_once_and_only_then(things: Store) -> N
     heard.driver_connection.autocommit = True
     heard.driver_connection.execute("LISTEN direct_thing")
     with suppress(KeyError), things() as uow:
-        uow.direct.after_commit("NOTIFY direct_thing, 'never'")
+        uow.direct.after_commit(_NOTIFY(word="never"))
         raise KeyError
     with things() as uow:
         uow.connection.execute(insert(thing).values(id=1))
         for _ in range(2):
-            uow.direct.after_commit("NOTIFY direct_thing, 'then'")
+            uow.direct.after_commit(_NOTIFY(word="then"))
     told = [note.payload for note in heard.driver_connection.notifies(timeout=5, stop_after=1)]
     told += [note.payload for note in heard.driver_connection.notifies(timeout=0)]
     assert told == ["then"]
