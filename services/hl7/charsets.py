@@ -155,9 +155,17 @@ def read(raw: bytes, declared: str, escape: str) -> tuple[str, str, list[str]]:
     text, used = _eight_bit(raw, codec)
     if used != codec:
         warnings.append(f"bytes are {used}, MSH-18 declares {declared[:20] or 'nothing'!r}")
-    if text.encode(used) != raw:
+    if not _gives_back(text, used, raw):
         warnings.append("other bytes would give the same text; the log has these")
     return text, used, warnings
+
+
+def _gives_back(text: str, codec: str, raw: bytes) -> bool:
+    try:
+        return text.encode(codec) == raw
+    except UnicodeEncodeError:
+        # Some codecs read what they do not write.
+        return False
 
 
 def _eight_bit(raw: bytes, codec: str) -> tuple[str, str]:

@@ -145,6 +145,7 @@ _sent = st.sampled_from([*CHARSETS, "NONSENSE", "UTF-8", "~ISO IR87", "ISO IR14~
 @example("ISO IR87", b"\x1b$B;3E\x1b(B")
 @example("ISO IR87", b"\xff\x1b$B;3ED")
 @example("8859/8", b"\xff")
+@example("ISO IR87", b"\x1b\x80")
 def test_no_byte_is_lost_without_a_warning(declared: str, anything: bytes) -> None:
     header = f"MSH|^~\\&|A|B|C|D|2026||ADT^A04|1|P|2.5.1||||||{declared}".encode()
     raw = header + b"\rNTE|" + anything
