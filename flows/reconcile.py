@@ -5,14 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.housekeeping import restart_stuck, watch_lanes
-from tasks.stages import answer_commitments, escalate, forgotten, judge_quiet
+from tasks.stages import answer_commitments, escalate, forgotten, judge_quiet, place_waiting
 
 
 @flow(name="reconcile")
 async def reconcile() -> None:
-    """Start stuck stages again, judge quiet exams, answer scanners, escalate, judge lanes."""
+    """Start stuck stages again, judge quiet exams, place them, answer scanners, escalate."""
     await restart_stuck()
     await judge_quiet()
+    await place_waiting()
     await answer_commitments()
     await escalate()
     await forgotten()

@@ -18,7 +18,15 @@ from prefect.tasks import exponential_backoff
 
 from services.dicom.commitment import answer_open_commitments
 from services.hl7.conformance import check_structure
-from services.workflow import delivery, escalation, migration, reconcile, status, triage
+from services.workflow import (
+    automatic_filing,
+    delivery,
+    escalation,
+    migration,
+    reconcile,
+    status,
+    triage,
+)
 from services.workflow.acquisition import judge_completeness, studies_to_judge
 from tasks.artifacts import show_timeline
 from tasks.parts import assess, parts
@@ -136,6 +144,22 @@ async def judge_complete(study_id: str) -> str:
     p = parts()
     verdict = await _apart(lambda: judge_completeness(p.store, study_id, settings=p.settings))
     return verdict.reason
+
+
+@task(name="place study", **PATIENT)
+async def place(study_id: str) -> bool:
+    """File a study without an order if rules leave no doubt whose it is."""
+    p = parts()
+    return await _apart(
+        lambda: automatic_filing.place_study(p.store, study_id, settings=p.settings)
+    )
+
+
+@task(name="place waiting studies", **PATIENT)
+async def place_waiting() -> int:
+    """Look again at the youngest studies without an order: theirs may have come."""
+    p = parts()
+    return await _apart(lambda: automatic_filing.place_waiting(p.store, p.settings))
 
 
 @task(name="judge images", **PATIENT)

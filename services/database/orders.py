@@ -12,6 +12,7 @@ from sqlalchemy import (
     Row,
     Table,
     bindparam,
+    literal_column,
     select,
     update,
 )
@@ -23,7 +24,14 @@ from models.patient import PersonName
 from models.priority import Priority
 from services.database.details import pack, unpack
 from services.database.direct import Call, Direct, Prepared
-from services.database.tables import accession_number, imaging_order, patient, scheduled_step
+from services.database.tables import (
+    ACCESSION_CORE,
+    accession_number,
+    imaging_order,
+    patient,
+    scheduled_step,
+)
+from services.identity.normalise import core
 
 _DETAILS = (
     *("placer_issuer", "filler_issuer", "accession_issuer", "admission_issuer", "issued_on"),
@@ -112,6 +120,28 @@ class Orders:
     def find_by_accession(self, accession: str) -> Order | None:
         """Return the order with this accession number, or None."""
         return self._first(_BY_ACCESSION(accession=accession))
+
+    def like_accession(self, accession: str, limit: int) -> list[Order]:
+        """Return the orders whose accession number is this, or has the same digits."""
+        digits = core(accession)
+        alike = imaging_order.c.accession == accession
+        if digits:
+            alike |= literal_column(ACCESSION_CORE) == digits
+        query = select(imaging_order).where(alike)
+        ranked = query.order_by(imaging_order.c.accession != accession, imaging_order.c.id)
+        return [self._load(row) for row in self._connection.execute(ranked.limit(limit)).all()]
+
+    def scheduled_at(
+        self, stations: Iterable[str], begin: datetime, end: datetime, limit: int
+    ) -> list[Order]:
+        """Return the orders with a step at one of these AE titles that begins in this time."""
+        steps = select(scheduled_step.c.order_id).where(
+            scheduled_step.c.station_aet.in_(sorted(stations)),
+            scheduled_step.c.start_at.between(begin, end),
+        )
+        query = select(imaging_order).where(imaging_order.c.id.in_(steps))
+        ranked = query.order_by(imaging_order.c.placed_at.desc()).limit(limit)
+        return [self._load(row) for row in self._connection.execute(ranked).all()]
 
     def find_by_study_uid(self, study_uid: str) -> Order | None:
         """Return the order that reserved this Study Instance UID, or None."""

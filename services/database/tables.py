@@ -183,6 +183,8 @@ patient_key = Table(
     Index("ix_patient_key_patient_id", "patient_id"),
 )
 
+ACCESSION_CORE = r"ltrim(regexp_replace(accession, '\D'::text, ''::text, 'g'::text), '0'::text)"
+
 accession_number = Sequence("accession_number", metadata=metadata)
 
 imaging_order = Table(
@@ -230,6 +232,8 @@ imaging_order = Table(
         *("placer_authority", "placer_number", "requested_procedure_id"),
         name="uq_imaging_order_procedure",
     ),
+    # Its digits: consoles lose leading zeros and a site's letters.
+    Index("ix_imaging_order_accession_core", text(ACCESSION_CORE)),
 )
 
 scheduled_step = Table(
@@ -258,6 +262,8 @@ scheduled_step = Table(
         "start_at",
         postgresql_where=text("status IN ('SCHEDULED', 'ARRIVED')"),
     ),
+    # What a station was to do at some time, whatever became of it.
+    Index("ix_scheduled_step_station", "station_aet", "start_at"),
 )
 
 # A booked slot. It may come before its order, and waits for it.
@@ -651,6 +657,9 @@ desk_decision = Table(
     Column("action", Text, nullable=False),
     Column("chosen_id", Text, ForeignKey("patient.id")),
     Column("before_id", Text, ForeignKey("patient.id")),
+    Column("order_id", Text, ForeignKey("imaging_order.id")),
+    # What else was there before, for an undoing to put back.
+    Column("before", JSONB, nullable=False, server_default="{}"),
     Column("by", Text, nullable=False),
     Column("why", Text, nullable=False),
     _time("at", required=True),

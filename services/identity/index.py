@@ -49,14 +49,23 @@ class PatientIndex:
         self._desk = desk
         self._frequencies = frequencies
 
+    def compare(self, connection: Connection, person: Patient, record: Patient) -> Score:
+        """Score one record that was found in another way."""
+        return compare(
+            Traits.of(person),
+            Traits.of(record),
+            self._counted(connection),
+            automatic=self._automatic,
+            desk=self._desk,
+        )
+
     def find(self, connection: Connection, person: Patient) -> list[Candidate]:
         """Return every record that `person` is or may be, the likeliest first.
 
         At most the first is `Verdict.AUTOMATIC`; all others wait for somebody's decision. The
         record with the person's own id is left out.
         """
-        if self._frequencies is None:
-            self._frequencies = count_names(connection)
+        frequencies = self._counted(connection)
         question = Traits.of(person)
         best: dict[str, Score] = {}
         for row in _candidates(connection, question):
@@ -65,7 +74,7 @@ class PatientIndex:
             score = compare(
                 question,
                 _traits(row),
-                self._frequencies,
+                frequencies,
                 automatic=self._automatic,
                 desk=self._desk,
             )
@@ -83,6 +92,11 @@ class PatientIndex:
             Candidate(patient_id=owners[id(before)], score=after)
             for before, after in zip(ranked, settled, strict=True)
         ]
+
+    def _counted(self, connection: Connection) -> Frequencies:
+        if self._frequencies is None:
+            self._frequencies = count_names(connection)
+        return self._frequencies
 
 
 def rows(record: Patient, now: datetime) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -7,35 +7,39 @@ its objects say again when the decision is undone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from enum import Enum
 from typing import Any
 
 from sqlalchemy import Row, insert, select, update
 
 from models.errors import IllegalMove, InvalidValue, UnknownKey
-from models.patient import Identifier, Patient, PersonName
+from models.order import Order
 from services.database.store import UnitOfWork
-from services.database.tables import desk, desk_decision
-from services.identity.index import Candidate, PatientIndex
+from services.database.tables import desk, desk_decision, imaging_order
+from services.identity.index import PatientIndex
 from services.settings import Settings
+from services.workflow.joining import join_order, part_from_order
+from services.workflow.unordered import Match, exam_of, is_clear, matches
+
+RULES = "spinecho"
+"""Who decides where rules leave no doubt."""
 
 
 class Action(Enum):
     """What can be decided."""
 
     FILE = "file"
-    """The study is this patient's."""
+    """The study is this patient's, or the exam of this order."""
     LEAVE = "leave"
     """It stays as it is, and off the desk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A row of the desk with the patients whose it may be, the likeliest first."""
+    """A row of the desk with the orders and patients whose it may be, the likeliest first."""
 
     row: Row[Any]
-    candidates: tuple[tuple[Candidate, Patient], ...]
+    candidates: tuple[Match, ...]
     action: Action | None
     """What the evidence speaks for; None where it speaks for nothing."""
     decisions: tuple[Row[Any], ...]
@@ -50,18 +54,15 @@ def propose(uow: UnitOfWork, desk_id: int, settings: Settings) -> Proposal:
         If the desk has no such row.
     """
     row = _row(uow, desk_id)
-    person = _claimed(row, settings)
-    found: list[Candidate] = []
-    if person is not None:
-        index = PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
-        found = index.find(uow.connection, person)
+    index = PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
+    found = matches(uow, exam_of(uow, row, settings), index)
     decisions = uow.connection.execute(
         select(desk_decision).where(desk_decision.c.desk_id == desk_id).order_by(desk_decision.c.id)
     ).all()
     return Proposal(
         row=row,
-        candidates=tuple((c, uow.patients.get(c.patient_id)) for c in found),
-        action=Action.FILE if found and _can_file(row) else None,
+        candidates=tuple(found),
+        action=Action.FILE if is_clear(found) and _can_file(row) else None,
         decisions=tuple(decisions),
     )
 
@@ -72,11 +73,20 @@ def decide(
     action: Action,
     *,
     patient_id: str | None = None,
+    order_id: str | None = None,
     by: str,
     why: str,
     settings: Settings,
+    by_rules: bool = False,
 ) -> Row[Any]:
     """Decide about a row of the desk; where two have to agree, the second decides the same.
+
+    Parameters
+    ----------
+    patient_id, order_id : str, optional
+        What `Action.FILE` files it under: an order, which is its patient's, or a patient alone.
+    by_rules : bool
+        Nobody decides: rules leave no doubt, and nobody has to agree.
 
     Returns
     -------
@@ -95,39 +105,39 @@ def decide(
     """
     if not by.strip() or not why.strip():
         raise InvalidValue("a decision needs who and why", location="why")
+    if by == RULES and not by_rules:
+        raise InvalidValue(f"nobody decides as {RULES}", location="by")
     row = _row(uow, desk_id, lock=True)
     if row.resolved_at is not None:
         raise IllegalMove("this is off the desk; undo its decision first")
+    order = None
     if action is Action.FILE:
         if not _can_file(row):
             raise IllegalMove(f"what is kept for {row.kind} cannot be filed from here")
-        if patient_id is None:
-            raise InvalidValue("filing needs a patient", location="patient")
-        if not uow.merges.lock(patient_id):
-            raise UnknownKey("there is no such patient", location="patient")
+        order, patient_id = _target(uow, order_id, patient_id)
     standing = uow.connection.execute(
         select(desk_decision).where(
             desk_decision.c.desk_id == desk_id, desk_decision.c.undone_at.is_(None)
         )
     ).one_or_none()
     if standing is None:
-        values = {"action": action.value, "chosen_id": patient_id, "by": by, "why": why}
+        values = {"action": action.value, "chosen_id": patient_id, "order_id": order_id}
+        values |= {"by": by, "why": why}
         decision_id = uow.connection.execute(
             insert(desk_decision)
             .values(desk_id=desk_id, at=uow.now, **values)
             .returning(desk_decision.c.id)
         ).scalar_one()
-        if settings.desk_approvals == 1:
-            _apply(uow, row, decision_id, action, patient_id, by, why=why, approved_by="")
+        if settings.desk_approvals == 1 or by_rules:
+            _apply(uow, row, decision_id, action, patient_id, order)
     else:
         if standing.by == by:
             raise IllegalMove("a second person has to agree")
-        if (standing.action, standing.chosen_id) != (action.value, patient_id):
+        chosen = (standing.action, standing.chosen_id, standing.order_id)
+        if chosen != (action.value, patient_id, order_id):
             raise IllegalMove("the first person decided otherwise; undo that first")
         decision_id = standing.id
-        _apply(
-            uow, row, decision_id, action, patient_id, standing.by, why=standing.why, approved_by=by
-        )
+        _apply(uow, row, decision_id, action, patient_id, order, approved_by=by)
     return _decision(uow, decision_id)
 
 
@@ -151,11 +161,7 @@ def undo(uow: UnitOfWork, decision_id: int, *, by: str, why: str) -> Row[Any]:
         raise IllegalMove("this decision was undone before")
     if decision.done_at is not None:
         if decision.action == Action.FILE.value:
-            study = uow.studies.get(row.study_id, lock=True)
-            is_there = study.patient_id == uow.patients.survivor(decision.chosen_id)
-            if study.order_id is not None or not is_there:
-                raise IllegalMove("the study joined an order or another patient since")
-            uow.studies.change(study.id, patient_id=decision.before_id)
+            _unfile(uow, row, decision, by)
         uow.connection.execute(
             update(desk).where(desk.c.id == row.id).values(resolved_at=None, resolved_by=None)
         )
@@ -185,6 +191,7 @@ def decision_as_json(row: Row[Any]) -> dict[str, Any]:
         "action": row.action,
         "patient": row.chosen_id,
         "patient_before": row.before_id,
+        "order": row.order_id,
         "by": row.by,
         "why": row.why,
         "at": row.at.isoformat(),
@@ -200,23 +207,19 @@ def decision_as_json(row: Row[Any]) -> dict[str, Any]:
 def proposal_as_json(proposal: Proposal) -> dict[str, Any]:
     """Return a row of the desk with its candidates, scores, evidence and decisions."""
     row = proposal.row
+    first = proposal.candidates[0] if proposal.action is Action.FILE else None
     return {
         "number": row.id,
         "kind": row.kind,
+        "at": row.at.isoformat(),
         "reason": row.reason,
         "open": row.resolved_at is None,
         "claimed": row.evidence.get("claimed"),
+        "accession": row.evidence.get("accession", ""),
         "proposed": None if proposal.action is None else proposal.action.value,
-        "candidates": [
-            {
-                "patient": patient.id,
-                "identifier": patient.mrn.value if patient.identifiers else "",
-                "name": str(patient.name),
-                "birth_date": str(patient.birth_date or ""),
-                **candidate.score.as_json(),
-            }
-            for candidate, patient in proposal.candidates
-        ],
+        "proposed_patient": None if first is None else first.patient.id,
+        "proposed_order": None if first is None or first.order is None else first.order.id,
+        "candidates": [match.as_json() for match in proposal.candidates],
         "decisions": [decision_as_json(d) for d in proposal.decisions],
     }
 
@@ -227,39 +230,72 @@ def _apply(
     decision_id: int,
     action: Action,
     patient_id: str | None,
-    by: str,
+    order: Order | None,
     *,
-    why: str,
-    approved_by: str,
+    approved_by: str = "",
 ) -> None:
-    before = None
+    decision = _decision(uow, decision_id)
+    who = f"{decision.by}, {approved_by}" if approved_by else decision.by
+    values: dict[str, Any] = {"done_at": uow.now, "approved_by": approved_by}
+    told = "left as it is"
     if action is Action.FILE:
         study = uow.studies.get(row.study_id, lock=True)
+        values["before_id"] = study.patient_id
+        told = "filed under a patient" if order is None else "filed as the exam of an order"
         if study.order_id is not None:
             raise IllegalMove("the study joined its order since")
-        before = study.patient_id
-        uow.studies.change(study.id, patient_id=patient_id)
-    who = f"{by}, {approved_by}" if approved_by else by
+        if order is None:
+            uow.studies.change(study.id, patient_id=patient_id)
+        else:
+            values["before"] = join_order(uow, study, order, by=who, why=decision.why)
     uow.connection.execute(
-        update(desk_decision)
-        .where(desk_decision.c.id == decision_id)
-        .values(done_at=uow.now, approved_by=approved_by, before_id=before)
+        update(desk_decision).where(desk_decision.c.id == decision_id).values(**values)
     )
     uow.connection.execute(
         update(desk).where(desk.c.id == row.id).values(resolved_at=uow.now, resolved_by=who)
     )
     if row.study_id is not None:
-        told = "filed under a patient" if action is Action.FILE else "left as it is"
         uow.timeline.add(
             row.study_id,
             f"desk.{action.value}",
-            f"{told} by the desk's decision",
+            f"{told} by {'rules' if decision.by == RULES else 'a decision of the desk'}",
             actor=who,
             decision=decision_id,
-            why=why,
-            patient_before=before,
+            why=decision.why,
+            patient_before=values.get("before_id"),
             patient=patient_id,
         )
+
+
+def _target(
+    uow: UnitOfWork, order_id: str | None, patient_id: str | None
+) -> tuple[Order | None, str]:
+    if order_id is None and patient_id is None:
+        raise InvalidValue("filing needs a patient or an order", location="patient")
+    order = None
+    if order_id is not None:
+        known = select(imaging_order.c.patient_id).where(imaging_order.c.id == order_id)
+        owner = uow.connection.execute(known).scalar_one_or_none()
+        if owner is None:
+            raise UnknownKey("there is no such order", location="order")
+        if patient_id not in (None, owner):
+            raise InvalidValue("the order is another patient's", location="order")
+        patient_id = str(owner)
+    if not uow.merges.lock(str(patient_id)):
+        raise UnknownKey("there is no such patient", location="patient")
+    if order_id is not None:
+        order = uow.orders.get(order_id)
+    return order, str(patient_id)
+
+
+def _unfile(uow: UnitOfWork, row: Row[Any], decision: Row[Any], by: str) -> None:
+    study = uow.studies.get(row.study_id, lock=True)
+    is_there = study.patient_id == uow.patients.survivor(decision.chosen_id)
+    if study.order_id != decision.order_id or not is_there:
+        raise IllegalMove("the study joined an order or another patient since")
+    if decision.order_id is not None:
+        part_from_order(uow, study, decision.before, by=by)
+    uow.studies.change(study.id, patient_id=decision.before_id)
 
 
 def _row(uow: UnitOfWork, desk_id: int, *, lock: bool = False) -> Row[Any]:
@@ -281,18 +317,3 @@ def _decision(uow: UnitOfWork, decision_id: int, *, lock: bool = False) -> Row[A
 def _can_file(row: Row[Any]) -> bool:
     # A file that was kept apart needs the archive to take it in; a study is only shown elsewhere.
     return row.kind == "no-order" and row.study_id is not None
-
-
-def _claimed(row: Row[Any], settings: Settings) -> Patient | None:
-    claimed = row.evidence.get("claimed")
-    if not claimed:
-        return None
-    value, born = claimed.get("patient_id", ""), claimed.get("birth_date")
-    issuer = claimed.get("issuer") or settings.default_authority
-    numbers = (Identifier(value=value, authority=issuer),) if value.strip() else ()
-    return Patient(
-        id="",
-        identifiers=numbers,
-        name=PersonName.parse(claimed.get("name", "")),
-        birth_date=date.fromisoformat(born) if born else None,
-    )

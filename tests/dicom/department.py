@@ -158,6 +158,56 @@ def image(
     return FileDataset(None, ds, b"\0" * 128, meta, is_implicit_VR=False)
 
 
+def begun(study_uid: str, *sps_ids: str, patient: Patient = JANE) -> Dataset:
+    """What a scanner creates when an exam begins."""
+    ds = Dataset()
+    items = []
+    for sps_id in sps_ids or ("SPS1",):
+        item = Dataset()
+        item.StudyInstanceUID = study_uid
+        item.ScheduledProcedureStepID = sps_id
+        item.AccessionNumber = "A1"
+        item.RequestedProcedureID = "RP1"
+        items.append(item)
+    ds.ScheduledStepAttributesSequence = items
+    ds.PatientName, ds.PatientID = str(patient.name), patient.mrn.value
+    ds.PatientBirthDate = patient.birth_date.strftime("%Y%m%d") if patient.birth_date else ""
+    ds.PatientSex = patient.sex
+    ds.PerformedProcedureStepID = "PPS1"
+    ds.PerformedStationAETitle = "MR1AE"
+    ds.PerformedProcedureStepStartDate = "20260301"
+    ds.PerformedProcedureStepStartTime = "091000"
+    ds.PerformedProcedureStepEndDate = ds.PerformedProcedureStepEndTime = ""
+    ds.PerformedProcedureStepStatus = "IN PROGRESS"
+    ds.Modality = "MR"
+    ds.PerformedSeriesSequence = []
+    ds.PerformedProcedureStepDiscontinuationReasonCodeSequence = []
+    return ds
+
+
+def ended(status: str, *sop_uids: str, reason: str | None = None) -> Dataset:
+    """What it sets when the exam ends."""
+    ds = Dataset()
+    ds.PerformedProcedureStepStatus = status
+    ds.PerformedProcedureStepEndDate = "20260301"
+    ds.PerformedProcedureStepEndTime = "093000"
+    series = Dataset()
+    series.SeriesInstanceUID = "1.2.3.4"
+    series.ProtocolName = "Brain"
+    series.ReferencedImageSequence = []
+    for sop_uid in sop_uids:
+        item = Dataset()
+        item.ReferencedSOPClassUID = MRImageStorage
+        item.ReferencedSOPInstanceUID = sop_uid
+        series.ReferencedImageSequence.append(item)
+    ds.PerformedSeriesSequence = [series]
+    if reason:
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = reason, "DCM", "x"
+        ds.PerformedProcedureStepDiscontinuationReasonCodeSequence = [code]
+    return ds
+
+
 def write(ds: FileDataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
