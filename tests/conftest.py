@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import pytest
 from _pytest.terminal import TerminalReporter
 from sqlalchemy import text
 
+from models.lifecycle import StudyState
+from models.patient import Identifier, Patient, PersonName
 from services import journal
 from services.database import cluster
 from services.database.store import Store
@@ -57,6 +60,32 @@ def store(settings: Settings) -> Iterator[Store]:
         connection.execute(text("SELECT setval(seqrelid::regclass, 1, false) FROM pg_sequence"))
     yield store
     store.close()
+
+
+@pytest.fixture
+def study_on_desk(store: Store) -> str:
+    """A study that nobody ordered, row 1 of the desk, and the patient whose it is."""
+    claimed = {"name": "Quilfeather^Ottoline", "patient_id": "12345", "birth_date": "1980-02-14"}
+    with store() as uow:
+        uow.patients.save(
+            Patient(
+                id="jane",
+                identifiers=(Identifier(value="0012345", authority="HOSP"),),
+                name=PersonName(family="Quillfeather", given="Ottoline"),
+                birth_date=date(1980, 2, 14),
+                sex="F",
+            )
+        )
+        study = uow.studies.ensure("1.2.3", state=StudyState.ACQUIRED)
+        uow.studies.change(
+            study.id, dicom_patient_name=claimed["name"], dicom_patient_id=claimed["patient_id"]
+        )
+        uow.studies.to_desk(
+            *("no-order", "1.2.3", "no order has this Study Instance UID"),
+            study_id=study.id,
+            evidence={"claimed": claimed},
+        )
+    return study.id
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
+from rich.table import Table
 
 from deployments.cli.terminal import (
     AsJson,
@@ -17,6 +18,8 @@ from deployments.cli.terminal import (
 )
 
 app = typer.Typer(no_args_is_help=True, help="What could not be placed safely, and its decisions.")
+_SHOWN: Final = 4
+"""Candidates that fit beside each other."""
 Number = Annotated[int, typer.Argument(help="Number of the row, as `desk list` shows it.")]
 By = Annotated[str, typer.Option("--by", help="Who decides.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept with the decision.")]
@@ -55,22 +58,14 @@ def show(number: Number, as_json: AsJson = False) -> None:
         print_json(told)
         return
     console.print(f"{told['kind']}  {told['reason']}", markup=False)
-    claimed = told["claimed"] or {}
-    console.print("says  " + ", ".join(f"{k} {v}" for k, v in claimed.items() if v), markup=False)
-    lines = [
-        (
-            c["patient"],
-            c["identifier"],
-            c["name"],
-            c["birth_date"],
-            c["score"],
-            f"{c['verdict']}: {c['rule']}",
-            ", ".join(f"{e['field']} {e['level']} {e['weight']:+g}" for e in c["evidence"]),
-        )
-        for c in told["candidates"]
-    ]
-    columns = ("patient", "number", "name", "born", "score", "verdict", "evidence")
-    console.print(table(columns, lines))
+    if told["candidates"] or told["claimed"]:
+        console.print(_side_by_side(told))
+    if len(told["candidates"]) > _SHOWN:
+        console.print(f"{len(told['candidates']) - _SHOWN} more; --json has all")
+    if told["proposed"]:
+        chosen = told["proposed_order"] and f"--order {told['proposed_order']}"
+        chosen = chosen or f"--patient {told['proposed_patient']}"
+        console.print(f"proposed  {told['proposed']} {chosen}", markup=False)
     for decision in told["decisions"]:
         console.print(_sentence(decision), markup=False)
 
@@ -84,9 +79,12 @@ def decide(
     patient: Annotated[
         str | None, typer.Option("--patient", help="Whose it is: the patient of a candidate.")
     ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", help="Whose exam it is: the order of a candidate.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide about a row: file the study under a patient, or leave it as it is."""
+    """Decide about a row: file the study under an order or a patient, or leave it as it is."""
     from models.errors import InvalidValue
     from services.workflow.desk import Action, decision_as_json
     from services.workflow.desk import decide as decided
@@ -96,7 +94,14 @@ def decide(
         if action not in {a.value for a in Action}:
             raise InvalidValue("an action is file or leave", location="action")
         row = decided(
-            uow, number, Action(action), patient_id=patient, by=by, why=why, settings=settings
+            uow,
+            number,
+            Action(action),
+            patient_id=patient,
+            order_id=order,
+            by=by,
+            why=why,
+            settings=settings,
         )
         told = decision_as_json(row)
     _print(told, as_json)
@@ -116,6 +121,31 @@ def undo(
     with errors_told(), opened_store(read_settings()) as store, store() as uow:
         told = decision_as_json(undone(uow, decision, by=by, why=why))
     _print(told, as_json)
+
+
+def _side_by_side(told: dict[str, Any]) -> Table:
+    """Return what the images say beside each candidate, and what each field speaks for."""
+    claimed, candidates = told["claimed"] or {}, told["candidates"][:_SHOWN]
+    orders = [c["order"] or {} for c in candidates]
+    lines = [
+        ("patient", "", *(c["patient"] for c in candidates)),
+        ("name", claimed.get("name", ""), *(c["name"] for c in candidates)),
+        ("number", claimed.get("patient_id", ""), *(c["identifier"] for c in candidates)),
+        ("born", claimed.get("birth_date") or "", *(c["birth_date"] for c in candidates)),
+        ("order", "", *(o.get("id", "–") for o in orders)),
+        ("accession", told["accession"], *(o.get("accession", "") for o in orders)),
+        ("procedure", "", *(o.get("procedure", "") for o in orders)),
+    ]
+    compared = [{e["field"]: e for e in c["evidence"]} for c in candidates]
+    for field in dict.fromkeys(field for fields in compared for field in fields):
+        lines.append((f"  {field}", "", *(_speaks(fields.get(field)) for fields in compared)))
+    lines.append(("score", "", *(c["score"] for c in candidates)))
+    lines.append(("verdict", "", *(f"{c['verdict']}: {c['rule']}" for c in candidates)))
+    return table(("", "images", *map(str, range(1, len(candidates) + 1))), lines)
+
+
+def _speaks(evidence: dict[str, Any] | None) -> str:
+    return "" if evidence is None else f"{evidence['how']} {evidence['weight']:+g}"
 
 
 def _print(told: dict[str, Any], as_json: bool) -> None:

@@ -391,10 +391,13 @@ class Studies:
         )
         return added.first() is not None
 
-    def desk(self, study_id: str | None = None, *, limit: int | None = None) -> list[Row[Any]]:
+    def desk(
+        self, study_id: str | None = None, *, limit: int | None = None, offset: int = 0
+    ) -> list[Row[Any]]:
         """Return what waits on the desk, oldest first."""
         waiting = desk.c.resolved_at.is_(None)
-        query = select(desk).where(waiting).order_by(desk.c.at, desk.c.id).limit(limit)
+        query = select(desk).where(waiting).order_by(desk.c.at, desk.c.id)
+        query = query.limit(limit).offset(offset)
         if study_id is not None:
             query = query.where(desk.c.study_id == study_id)
         return list(self._connection.execute(query))

@@ -1,4 +1,4 @@
-"""The JSON API: reading list, reports, acknowledgements, stories and the desk."""
+"""The JSON API: reading list, reports, acknowledgements and stories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from models.errors import InvalidValue, Unsupported
 from services.database.store import Store
 from services.web.reading_list import MOST, reading_list
-from services.web.story import desk_rows, story
+from services.web.story import story
 from services.workflow.reporting import acknowledge_critical, sign_report
 
 
@@ -108,12 +108,6 @@ def router(store: Store) -> APIRouter:
         with store() as uow:
             told: dict[str, Any] = story(uow, key)
         return JSONResponse(told)
-
-    @routes.get("/desk")
-    def get_desk() -> JSONResponse:
-        with store() as uow:
-            rows = desk_rows(uow)
-        return JSONResponse({"desk": rows, "total": len(rows)})
 
     return routes
 

@@ -62,6 +62,7 @@ def create_app(
         health.router(settings, store),
         api.router(store),
         desk.router(store, settings),
+        desk.pages(store, settings),
         pulse.router(heart),
         pages.router(store, dicomweb=DICOMWEB if DICOMWEB in mounts else None),
     ):

@@ -12,7 +12,7 @@ from models.errors import InvalidValue, PeerError, UnknownKey, answer_to
 from services.database.store import Store
 from services.web.reading_list import next_unread, reading_list
 from services.web.rendering import render
-from services.web.story import desk_rows, find_study, middle_image, story
+from services.web.story import find_study, middle_image, story
 from services.workflow.reporting import acknowledge_critical, sign_report
 
 _PAGE: Final = 200
@@ -38,7 +38,7 @@ def router(store: Store, *, dicomweb: str | None) -> APIRouter:
     ) -> HTMLResponse:
         with store() as uow:
             page = reading_list(uow, everything=everything, limit=_PAGE, offset=offset)
-            waiting = len(uow.studies.desk())
+            waiting = uow.studies.on_desk()
         return HTMLResponse(
             render(
                 "list.html",
@@ -55,12 +55,6 @@ def router(store: Store, *, dicomweb: str | None) -> APIRouter:
         with store() as uow:
             study = find_study(uow, q.strip())
         return RedirectResponse(f"/studies/{study.study_uid}", 303)
-
-    @routes.get("/desk")
-    def desk() -> HTMLResponse:
-        with store() as uow:
-            rows = desk_rows(uow)
-        return HTMLResponse(render("desk.html", rows=rows, desk_size=len(rows)))
 
     @routes.get("/studies/{key}")
     def study(key: str, signed: int | None = None) -> Response:
@@ -137,7 +131,7 @@ def _study_page(
         study_id = str(told["study"]["id"])
         following = next_unread(uow, study_id)
         image = None if dicomweb is None else middle_image(uow, study_id)
-        waiting = len(uow.studies.desk())
+        waiting = uow.studies.on_desk()
     picture = None
     if image is not None:
         frame = f"/frames/{image.frames // 2 + 1}" if image.frames > 1 else ""

@@ -128,9 +128,9 @@ def story(uow: UnitOfWork, key: str) -> dict[str, Any]:
     return plain
 
 
-def desk_rows(uow: UnitOfWork) -> list[dict[str, Any]]:
+def desk_rows(uow: UnitOfWork, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
     """Return what waits on the reconciliation desk, oldest first, as JSON values."""
-    return [_json(row._asdict()) for row in uow.studies.desk()]
+    return [_json(row._asdict()) for row in uow.studies.desk(limit=limit, offset=offset)]
 
 
 def middle_image(uow: UnitOfWork, study_id: str) -> Row[Any] | None:

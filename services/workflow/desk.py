@@ -42,6 +42,8 @@ class Proposal:
     candidates: tuple[Match, ...]
     action: Action | None
     """What the evidence speaks for; None where it speaks for nothing."""
+    actions: tuple[Action, ...]
+    """What can be decided of it."""
     decisions: tuple[Row[Any], ...]
 
 
@@ -63,6 +65,7 @@ def propose(uow: UnitOfWork, desk_id: int, settings: Settings) -> Proposal:
         row=row,
         candidates=tuple(found),
         action=Action.FILE if is_clear(found) and _can_file(row) else None,
+        actions=_actions(row),
         decisions=tuple(decisions),
     )
 
@@ -216,6 +219,7 @@ def proposal_as_json(proposal: Proposal) -> dict[str, Any]:
         "open": row.resolved_at is None,
         "claimed": row.evidence.get("claimed"),
         "accession": row.evidence.get("accession", ""),
+        "actions": [action.value for action in proposal.actions],
         "proposed": None if proposal.action is None else proposal.action.value,
         "proposed_patient": None if first is None else first.patient.id,
         "proposed_order": None if first is None or first.order is None else first.order.id,
@@ -312,6 +316,10 @@ def _decision(uow: UnitOfWork, decision_id: int, *, lock: bool = False) -> Row[A
     if row is None:
         raise UnknownKey("no decision has this number", location="number")
     return row
+
+
+def _actions(row: Row[Any]) -> tuple[Action, ...]:
+    return (Action.FILE, Action.LEAVE) if _can_file(row) else (Action.LEAVE,)
 
 
 def _can_file(row: Row[Any]) -> bool:
