@@ -17,17 +17,19 @@ from models.patient import Identifier, Patient
 from services.database.store import UnitOfWork
 from services.database.tables import instance, patient_identifier, patient_trait
 from services.identity import index
+from services.workflow.desk import RULES
 
 _PERSON: Final = frozenset({Part.NAME, Part.IDENTIFIER, Part.BIRTH_DATE, Part.SEX})
 _PARTS: Final = {
     "merge": _PERSON,
     "move": _PERSON,
     "desk": _PERSON | {Part.ACCESSION},
+    "rules": _PERSON | {Part.ACCESSION},
     "rekey": frozenset({Part.IDENTIFIER}),
 }
 _WRONG: Final = {"move", "desk"}
 """Causes that say that the file was made in another person's name."""
-_COERCED: Final = {"merge", "rekey"}
+_COERCED: Final = {"merge", "rekey", "rules"}
 _COMPARED: Final = {
     Part.NAME: ("family", "given", "middle"),
     Part.BIRTH_DATE: ("birth_date",),
@@ -55,7 +57,7 @@ _CAUSES: Final = text(
                          WHERE i.change_id = c.id AND i.kind = 'study' AND i.key = :study)
            END
     UNION ALL
-    SELECT 'desk', d.done_at
+    SELECT CASE d.by WHEN :rules THEN 'rules' ELSE 'desk' END, d.done_at
       FROM desk_decision d JOIN desk k ON k.id = d.desk_id
      WHERE k.study_id = :study AND d.action = 'file'
        AND d.done_at IS NOT NULL AND d.undone_at IS NULL
@@ -72,7 +74,9 @@ def overlay_of(uow: UnitOfWork, study_id: str) -> Overlay | None:
     study = uow.studies.get(study_id)
     if study.patient_id is None:
         return None
-    causes = uow.connection.execute(_CAUSES, {"study": study_id, "patient": study.patient_id}).all()
+    causes = uow.connection.execute(
+        _CAUSES, {"study": study_id, "patient": study.patient_id, "rules": RULES}
+    ).all()
     record = uow.patients.get(study.patient_id)
     corrected, since = _corrections(uow, study_id, record)
     kinds = {cause.kind for cause in causes}

@@ -15,7 +15,7 @@ from models.lifecycle import StepState, StudyState
 from models.order import Order
 from models.patient import Identifier, Patient, PersonName
 from models.study import Study, new_uid
-from services.database.store import Store
+from services.database.store import Store, UnitOfWork
 from services.workflow.acquisition import begin_exam, change_exam, judge_completeness
 from services.workflow.automatic_filing import place_study, place_waiting
 from services.workflow.desk import RULES, Action, decide, propose, undo
@@ -90,6 +90,12 @@ def joined(listener: Listener, study_id: str) -> str | None:
         return uow.studies.get(study_id).order_id
 
 
+def told(uow: UnitOfWork, study_id: str) -> dict[str, Any]:
+    """Everything that a study's row says but when it was last written."""
+    row = uow.studies.row(study_id)._asdict()
+    return {name: value for name, value in row.items() if name != "updated_at"}
+
+
 @pytest.mark.parametrize(
     "said", ["S26001234", "s26001234", "S-2600-1234"], ids=["same", "case", "separators"]
 )
@@ -127,12 +133,12 @@ def test_an_undoing_puts_everything_back_and_rules_do_not_decide_again(listener:
     order, own = ordered(listener.store)
     study_id = received(listener, AccessionNumber="S26001234")
     with listener.store() as uow:
-        before = (uow.studies.row(study_id), uow.studies.row(own.id), uow.orders.get(order.id))
+        before = (told(uow, study_id), told(uow, own.id), uow.orders.get(order.id))
     assert joined(listener, study_id) == order.id
     with listener.store() as uow:
         undo(uow, 1, by="rita", why="another exam of hers")
     with listener.store() as uow:
-        after = (uow.studies.row(study_id), uow.studies.row(own.id), uow.orders.get(order.id))
+        after = (told(uow, study_id), told(uow, own.id), uow.orders.get(order.id))
         assert after == before
         assert len(uow.studies.desk()) == 1
     assert joined(listener, study_id) is None
