@@ -116,7 +116,7 @@ def test_a_wrong_number_is_taken_and_shown_on_the_desk(store: Store, settings: S
         told = [e.kind for e in uow.timeline.of_study(study.id)]
         assert "desk.check-digit" in told
         proposal = propose(uow, row.id, settings)
-        assert [c.patient_id for c, _ in proposal.candidates] == [item.patient_id]
+        assert [found.patient.id for found in proposal.candidates] == [item.patient_id]
 
 
 def test_the_listener_reads_the_rule_from_a_profile_in_force(
