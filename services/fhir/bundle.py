@@ -7,8 +7,10 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from models.errors import UnknownKey
+from services.fhir.codes import mandatory
 from services.fhir.search import Page, Query
 from services.fhir.served import Call, Resource, Searched
+from services.fhir.versions import Version
 
 _SUBSETTED: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue",
@@ -16,13 +18,6 @@ _SUBSETTED: Final = {
     "display": "subsetted",
 }
 _ALWAYS: Final = ("resourceType", "id", "meta")
-_MANDATORY: Final = (
-    *("status", "code", "subject"),
-    *("target", "recorded", "agent"),
-    *("connectionType", "payloadType", "address"),
-)
-"""What no resource of ours can be without, whatever ``_elements`` asks for."""
-
 Reader = Callable[[Call, str], Resource]
 
 
@@ -38,8 +33,8 @@ def searchset(
     """
     found = searched.load(call, page.ids)
     included = _included(call, searched, query, found, readers)
-    entries = [_entry(call, shortened(r, query), "match") for r in found]
-    entries += [_entry(call, shortened(r, query), "include") for r in included]
+    entries = [_entry(call, shortened(r, query, call.version), "match") for r in found]
+    entries += [_entry(call, shortened(r, query, call.version), "include") for r in included]
     bundle: Resource = {
         "resourceType": "Bundle",
         "type": "searchset",
@@ -52,10 +47,13 @@ def searchset(
     return bundle
 
 
-def shortened(resource: Resource, query: Query) -> Resource:
-    """Return what ``_elements`` or ``_summary`` leave of a resource, marked as incomplete."""
+def shortened(resource: Resource, query: Query, version: Version) -> Resource:
+    """Return what ``_elements`` or ``_summary`` leave of a resource, marked as incomplete.
+
+    What a resource cannot be without is never left out.
+    """
     if query.elements:
-        kept = {*_ALWAYS, *_MANDATORY, *query.elements}
+        kept = {*_ALWAYS, *mandatory(resource["resourceType"], version), *query.elements}
         # A reference into itself must lead somewhere, and the other way round (dom-3).
         if _refers_inside({k: v for k, v in resource.items() if k in kept}):
             kept |= {"contained", "result"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -162,13 +163,31 @@ def validated(resource: dict[str, Any], version: Version = R4) -> dict[str, Any]
     kind = str(resource["resourceType"])
     if version is R5:
         resource = as_r5(resource)
-    model: type[BaseModel] = getattr(import_module(f"{version.models}.{kind.lower()}"), kind)
-    parsed = model.model_validate(resource)
+    parsed = _model(kind, version).model_validate(resource)
     wrong = [*_wrong_codes(parsed, kind), *_dangling(resource, kind)]
     if wrong:
         raise InvalidResourceError("; ".join(wrong))
     plain: dict[str, Any] = json.loads(parsed.model_dump_json(exclude_none=True))
     return plain
+
+
+@cache
+def mandatory(kind: str, version: Version) -> frozenset[str]:
+    """Return the elements that a resource of a type cannot be without."""
+    return frozenset(
+        field.alias or name
+        for name, field in _model(kind, version).model_fields.items()
+        if field.is_required() or _extra(field.json_schema_extra).get("element_required")
+    )
+
+
+def _model(kind: str, version: Version) -> type[BaseModel]:
+    model: type[BaseModel] = getattr(import_module(f"{version.models}.{kind.lower()}"), kind)
+    return model
+
+
+def _extra(told: Any) -> dict[str, Any]:
+    return told if isinstance(told, dict) else {}
 
 
 def _wrong_codes(value: Any, path: str) -> Iterator[str]:
@@ -191,7 +210,7 @@ def _allowed(kind: str, name: str, extra: Any) -> frozenset[str] | None:
     element = f"{kind}.{name}"
     if element in REQUIRED:
         return REQUIRED[element]
-    listed = extra.get("enum_values") if isinstance(extra, dict) else None
+    listed = _extra(extra).get("enum_values")
     return frozenset(listed) if isinstance(listed, list) else None
 
 

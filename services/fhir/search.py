@@ -25,6 +25,8 @@ RESULT_PARAMETERS: Final = (
 )
 """What shapes an answer and chooses nothing; served for every type."""
 
+# fhirpy sends the last one to count; it means what _total says anyway.
+_WITHOUT_EFFECT: Final = ("_format", "_pretty", "_totalMethod")
 _AFTER: Final = "_after"
 _SUMMARIES: Final = ("count", "data", "false")
 _TOTALS: Final = ("accurate", "estimate", "none")
@@ -100,6 +102,8 @@ def parse(
             raise InvalidValue(f"{name} has characters that no value has", location=name)
         if name == _AFTER:
             query.here = value
+        elif name in _WITHOUT_EFFECT:
+            continue
         elif name in RESULT_PARAMETERS:
             _shape(query, kind, searched, name, value, lenient=lenient)
         elif name in known:
@@ -177,8 +181,6 @@ def _shape(
             query.elements = tuple(part.strip() for part in value.split(",") if part.strip())
         case "_total" if value in _TOTALS:
             query.has_total = value != "none"
-        case "_format" | "_pretty":
-            return
         case _ if lenient:
             return
         case _:

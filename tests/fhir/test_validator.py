@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import fhirkit
@@ -20,10 +23,13 @@ from pydantic import ValidationError
 
 from models.study import Study
 from services.database.store import Store
-from services.fhir.versions import R4, Version
+from services.fhir.versions import R4, R5, Version
 from services.workflow.reporting import sign_report, signable
 from tests.fhir.conftest import merge_patients
+from tests.fhir.orders import FHIR_JSON, everything_taken
 from tests.web.department import CASES
+
+PEERS = Path(__file__).parents[1] / "peers"
 
 _XHTML = '<div xmlns="http://www.w3.org/1999/xhtml">'
 
@@ -75,7 +81,9 @@ def broken_invariants(resource: dict[str, Any], *, is_contained: bool) -> Iterat
     if not re.fullmatch(r"[A-Za-z0-9\-.]{1,64}", resource.get("id", "none")):
         yield "id has a character that an id may not have"
     inside = {f"#{inner['id']}" for inner in contained}
-    references = {part["reference"] for _, part in parts(resource) if "reference" in part}
+    # In R5 the element of this name may be a whole Reference.
+    said = (part.get("reference") for _, part in parts(resource))
+    references = {reference for reference in said if isinstance(reference, str)}
     nowhere = {r for r in references if r.startswith("#")} - inside
     if nowhere and not is_contained and kind != "Bundle":
         yield f"ref-1, nothing is contained for {nowhere}"
@@ -117,9 +125,11 @@ def test_what_is_wrong_is_found(broken: dict[str, Any]) -> None:
     assert problems(json.dumps(broken))
 
 
-def test_everything_that_is_served_is_valid(
+@pytest.fixture
+def emitted(
     both: httpx.Client, store: Store, studies: dict[str, Study], version: Version
-) -> None:
+) -> list[str]:
+    """Everything that is served, in every form, as it is sent."""
     with store() as uow:
         uow.studies.ensure("1.2.3.4.5", state=next(iter(studies.values())).state)  # of nobody
     for number, study in enumerate(studies.values()):
@@ -133,22 +143,64 @@ def test_everything_that_is_served_is_valid(
                     impression="Hydrocephalus.",
                     author="TESTREADER^RUTH" if number % 2 else "Ruth Testreader",
                 )
-    first, second = (studies[c.accession].patient_id for c in CASES[:2])
-    merge_patients(store, str(first), str(second))
-    asked = ["/metadata", "/Nothing", "/Patient/absent", "/Patient?bogus=1"]
-    seen: dict[str, int] = {}
-    for kind in ("DiagnosticReport", "ImagingStudy", "Patient", "Endpoint", "Provenance"):
+    first, second = (str(studies[c.accession].patient_id) for c in CASES[:2])
+    merge_patients(store, first, second)
+    sent = both.post("/", json=everything_taken(version), headers=FHIR_JSON)
+    assert sent.status_code == 200, sent.text
+    told = [sent.text]
+    for url in ("/metadata", "/Nothing", "/Patient/absent", "/Patient?bogus=1"):
+        told.append(both.get(url).text)
+    for row in both.get("/metadata").json()["rest"][0]["resource"]:
+        kind = row["type"]
         found = both.get(f"/{kind}?_count=100")
-        assert found.status_code == 200
-        entries = found.json()["entry"]
-        asked += [f"/{kind}?_elements=id", f"/{kind}?_summary=data"]
-        asked += [f"/{kind}?_count=100", f"/{kind}?_count=1", f"/{kind}?_count=0"]
-        asked += [f"/{kind}/{entry['resource']['id']}" for entry in entries]
-        seen[kind] = len(entries)
-    assert all(seen.values()), seen
-    for url in asked:
-        answer = both.get(url)
-        assert problems(answer.text, version) == [], url
+        assert found.json()["entry"], kind
+        told += [both.get(f"/{kind}?{q}").text for q in ("_elements=id", "_summary=data")]
+        told += [found.text, *(both.get(f"/{kind}?_count={n}").text for n in (0, 1))]
+        for entry in found.json()["entry"]:
+            told.append(both.get(f"/{kind}/{entry['resource']['id']}").text)
+    patient = both.get(f"/Patient/{second}").json()
+    told.append(both.post("/Patient/$match", json=patient).text)
+    pix = {"sourceIdentifier": f"HOSP|{CASES[0].mrn}"}
+    told.append(both.get("/Patient/$ihe-pix", params=pix).text)
+    return told
+
+
+def test_everything_that_is_served_is_valid(emitted: list[str], version: Version) -> None:
+    for text in emitted:
+        assert problems(text, version) == [], text[:300]
+
+
+@pytest.mark.parametrize("version", [R4], indirect=True, ids=["R4"])
+def test_everything_is_valid_for_the_fhir_package_of_npm(emitted: list[str]) -> None:
+    if not (PEERS / "node_modules" / "fhir").is_dir():
+        pytest.skip("npm's fhir is not installed: make test asks npm for it")
+    broken = {"resourceType": "Patient", "gender": "none", "surname": "DOE"}
+    asked = [broken, *(json.loads(text) for text in emitted)]
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("node"), PEERS / "validate.mjs"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    of_broken, *found = json.loads(ran.stdout)
+    assert len(of_broken) == 2
+    for text, wrong in zip(emitted, found, strict=True):
+        assert wrong == [], text[:300]
+
+
+@pytest.mark.parametrize("version", [R5], indirect=True, ids=["R5"])
+def test_everything_is_valid_for_the_types_of_fhirpy(emitted: list[str]) -> None:
+    types = pytest.importorskip("fhirpy_types_r5")
+    with pytest.raises(ValidationError):
+        types.Patient.model_validate({"resourceType": "Patient", "surname": "DOE"})
+    for text in emitted:
+        for _, part in parts(json.loads(text)):
+            if "resourceType" in part:
+                # Each by its own type, for a list of any resources is not looked into.
+                bare = {k: v for k, v in part.items() if k not in {"contained", "entry"}}
+                getattr(types, part["resourceType"]).model_validate(bare)
 
 
 def fhir_may_sign(store: Store, study: Study) -> list[str]:
