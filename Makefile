@@ -27,10 +27,10 @@ help: ## Show this list
 demo: .venv/.ready ## A morning in the department, over the real protocols; KEEP=1 leaves it running
 	@$(BIN)/spinecho demo $(if $(filter-out 0 no false,$(KEEP)),--keep)
 
-# What needs a sender from npm is skipped, and says so, where npm has no registry to ask.
-tests/peers/node_modules/.ready: tests/peers/package-lock.json | .venv/.ready
+# What needs a program from npm is skipped, and says so, where npm has no registry to ask.
+%/peers/node_modules/.ready: %/peers/package-lock.json | .venv/.ready
 	@$(BIN)/npm --prefix $(dir $<) ci --ignore-scripts --no-audit --no-fund --fetch-retries 1 --loglevel error >/dev/null \
-		&& touch $@ || echo "npm could not install the senders of tests/peers." >&2
+		&& touch $@ || echo "npm could not install the programs of $(dir $<)." >&2
 
 test: .venv/.ready tests/peers/node_modules/.ready ## Run every test
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/journey
@@ -43,7 +43,7 @@ lint: .venv/.ready ## Style, types and the arrow of imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/.ready ## Measure it beside its peers
+bench: .venv/.ready benchmarks/peers/node_modules/.ready ## Measure it beside its peers
 	@$(BIN)/python -m benchmarks all
 
 docs: .venv/.ready ## Check that every setting, error code and command is documented
@@ -54,4 +54,4 @@ lock: ## Resolve the dependencies anew (needs uv)
 		--no-emit-index-url --no-header --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the virtual environment and the caches
-	@rm -rf .venv tests/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv tests/peers/node_modules benchmarks/peers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [store|worklist|orders|profiles|triage|identity|all] [--json FILE]``."""
+"""``python -m benchmarks [PART] [--json FILE]``, a part such as ``store`` or ``fhir``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import identity, machine, orders, profiles, store, triage, worklist
+from benchmarks import fhir, identity, machine, orders, profiles, store, triage, worklist
 from benchmarks.figures import Figure, Outcome
 from benchmarks.installation import workspace
 
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Path], Outcome]] = {
     "profiles": profiles.run,
     "triage": triage.run,
     "identity": identity.run,
+    "fhir": fhir.run,
 }
 
 
