@@ -5,7 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.housekeeping import restart_stuck, watch_lanes
-from tasks.stages import answer_commitments, escalate, forgotten, judge_quiet, place_waiting
+from tasks.stages import (
+    answer_commitments,
+    apply_decided,
+    escalate,
+    forgotten,
+    judge_quiet,
+    place_waiting,
+)
 
 
 @flow(name="reconcile")
@@ -14,6 +21,7 @@ async def reconcile() -> None:
     await restart_stuck()
     await judge_quiet()
     await place_waiting()
+    await apply_decided()
     await answer_commitments()
     await escalate()
     await forgotten()

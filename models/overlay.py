@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -44,6 +44,8 @@ class Overlay:
         Whether the file describes somebody else, so that nothing it says of them may stay.
     at : datetime
         When the latest cause took effect, UTC.
+    uids : dict
+        Study and Series Instance UID, by keyword, of a file that the desk put elsewhere.
     """
 
     patient: Patient
@@ -53,3 +55,4 @@ class Overlay:
     is_other_person: bool
     reason: Reason
     at: datetime
+    uids: dict[str, str] = field(default_factory=dict)

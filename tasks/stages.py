@@ -18,11 +18,13 @@ from prefect.tasks import exponential_backoff
 
 from services.dicom.commitment import answer_open_commitments
 from services.hl7.conformance import check_structure
+from services.hl7.profiles import Profiles
 from services.workflow import (
     automatic_filing,
     delivery,
     escalation,
     migration,
+    reapplying,
     reconcile,
     status,
     triage,
@@ -160,6 +162,18 @@ async def place_waiting() -> int:
     """Look again at the youngest studies without an order: theirs may have come."""
     p = parts()
     return await _apart(lambda: automatic_filing.place_waiting(p.store, p.settings))
+
+
+@task(name="apply decided messages", **PATIENT)
+async def apply_decided() -> int:
+    """Apply again what the desk decided to, where that was cut off."""
+    p = parts()
+
+    def apply() -> int:
+        profiles = Profiles(p.settings.profile_root, good=p.settings.last_good_profiles)
+        return len(reapplying.apply_decided(p.store, settings=p.settings, profiles=profiles))
+
+    return await _apart(apply)
 
 
 @task(name="judge images", **PATIENT)

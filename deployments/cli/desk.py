@@ -62,10 +62,8 @@ def show(number: Number, as_json: AsJson = False) -> None:
         console.print(_side_by_side(told))
     if len(told["candidates"]) > _SHOWN:
         console.print(f"{len(told['candidates']) - _SHOWN} more; --json has all")
-    if told["proposed"]:
-        chosen = told["proposed_order"] and f"--order {told['proposed_order']}"
-        chosen = chosen or f"--patient {told['proposed_patient']}"
-        console.print(f"proposed  {told['proposed']} {chosen}", markup=False)
+    if told["open"]:
+        console.print(_proposal(told), markup=False)
     for decision in told["decisions"]:
         console.print(_sentence(decision), markup=False)
 
@@ -73,7 +71,7 @@ def show(number: Number, as_json: AsJson = False) -> None:
 @app.command()
 def decide(
     number: Number,
-    action: Annotated[str, typer.Argument(help="`file` or `leave`.")],
+    action: Annotated[str, typer.Argument(help="`file`, `apart`, `reject`, `reapply` or `leave`.")],
     by: By,
     why: Why,
     patient: Annotated[
@@ -84,15 +82,18 @@ def decide(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Decide about a row: file the study under an order or a patient, or leave it as it is."""
+    """Decide about a row: file, apart, reject, reapply or leave it, as `desk show` offers it."""
     from models.errors import InvalidValue
+    from services.hl7.profiles import Profiles
     from services.workflow.desk import Action, decision_as_json
     from services.workflow.desk import decide as decided
+    from services.workflow.reapplying import apply_decided
 
     settings = read_settings()
     with errors_told(), opened_store(settings) as store, store() as uow:
         if action not in {a.value for a in Action}:
-            raise InvalidValue("an action is file or leave", location="action")
+            known = ", ".join(a.value for a in Action)
+            raise InvalidValue(f"an action is one of {known}", location="action")
         row = decided(
             uow,
             number,
@@ -104,6 +105,10 @@ def decide(
             settings=settings,
         )
         told = decision_as_json(row)
+    if told["done"] and told["action"] == Action.REAPPLY.value:
+        profiles = Profiles(settings.profile_root, good=settings.last_good_profiles)
+        with errors_told(), opened_store(settings) as store:
+            apply_decided(store, settings=settings, profiles=profiles)
     _print(told, as_json)
 
 
@@ -142,6 +147,17 @@ def _side_by_side(told: dict[str, Any]) -> Table:
     lines.append(("score", "", *(c["score"] for c in candidates)))
     lines.append(("verdict", "", *(f"{c['verdict']}: {c['rule']}" for c in candidates)))
     return table(("", "images", *map(str, range(1, len(candidates) + 1))), lines)
+
+
+def _proposal(told: dict[str, Any]) -> str:
+    chosen = "nothing"
+    if told["proposed"]:
+        chosen = told["proposed"]
+        if told["proposed_order"]:
+            chosen += f" --order {told['proposed_order']}"
+        elif told["proposed_patient"]:
+            chosen += f" --patient {told['proposed_patient']}"
+    return f"proposed  {chosen}; possible {', '.join(told['actions'])}"
 
 
 def _speaks(evidence: dict[str, Any] | None) -> str:

@@ -42,7 +42,7 @@ _READ: Final = (
     *("SpecificCharacterSet", "AccessionNumber", "PatientName", "PatientID", "IssuerOfPatientID"),
     *("IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "PatientBirthDate", "PatientSex"),
     *_OF_ANOTHER,
-    "OriginalAttributesSequence",
+    *("StudyInstanceUID", "SeriesInstanceUID", "OriginalAttributesSequence"),
 )
 
 
@@ -115,7 +115,7 @@ def overlaid(stream: BinaryIO, overlay: Overlay, *, source: str, system: str) ->
 
 def _wanted(dataset: Dataset, overlay: Overlay) -> dict[str, Any]:
     record, parts = overlay.patient, overlay.parts
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, Any] = dict(overlay.uids)
     if Part.NAME in parts and str(record.name):
         said = str(dataset.get("PatientName") or "").partition("=")[0].rstrip("^ ")
         if said != _plain(str(record.name)):

@@ -111,9 +111,13 @@ class Tiers:
         files, root = self._cold_files()
         return cast("BinaryIO", files.open(_below(root, path), "rb"))
 
+    def kept(self, path: str) -> Path:
+        """Return where a quarantined file lies."""
+        return self._inside(self.quarantine_root, path)
+
     def open_kept(self, path: str) -> BinaryIO:
         """Open a quarantined file for reading."""
-        return self._inside(self.quarantine_root, path).open("rb")
+        return self.kept(path).open("rb")
 
     @contextmanager
     def local(self, tier: Tier, path: str) -> Iterator[Path]:

@@ -208,8 +208,12 @@ class Studies:
         attributes: dict[str, Any] | None = None,
         series_attributes: dict[str, Any] | None = None,
         known_series: bool = False,
+        apart: bool = False,
     ) -> bool:
-        """File an instance and its series; return False if the UID was already there."""
+        """File an instance and its series; return False if the UID was already there.
+
+        With `apart`, its file says other study and series UIDs.
+        """
         if not known_series:
             self._connection.execute(
                 insert(series)
@@ -239,6 +243,7 @@ class Studies:
                 digest=record.digest,
                 source_ae=source_ae,
                 received_at=self._now,
+                apart_at=self._now if apart else None,
                 attributes=attributes or {},
             )
             .on_conflict_do_nothing()
@@ -401,6 +406,11 @@ class Studies:
         if study_id is not None:
             query = query.where(desk.c.study_id == study_id)
         return list(self._connection.execute(query))
+
+    def desk_row(self, kind: str, subject: str) -> Row[Any] | None:
+        """Return the row of this trouble, open or not, or None; locked, so that none decides it."""
+        query = select(desk).where(desk.c.kind == kind, desk.c.subject == subject)
+        return self._connection.execute(query.with_for_update()).one_or_none()
 
     def on_desk(self) -> int:
         """Return how much waits on the desk."""

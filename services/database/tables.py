@@ -355,6 +355,8 @@ instance = Table(
     Column("digest", Text, nullable=False),
     _text("source_ae"),
     _time("received_at", required=True),
+    # When the desk gave it study and series UIDs that its file does not say.
+    _time("apart_at"),
     _attributes(),
 )
 

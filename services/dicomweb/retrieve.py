@@ -33,7 +33,7 @@ from services.archive.tiers import Tiers
 from services.database.store import Store
 from services.database.tables import instance, series, study
 from services.dicomweb.media import ANY, Accepted
-from services.workflow.overlay import overlay_of
+from services.workflow.overlay import overlay_of, under_uids
 
 FRAME_TYPES: Final = {
     "1.2.840.10008.1.2.4.50": "image/jpeg",
@@ -132,7 +132,9 @@ def find(
             tier=Tier(row.tier),
             path=row.path,
             source_ae=row.source_ae,
-            overlay=overlay,
+            overlay=overlay
+            if row.apart_at is None
+            else under_uids(overlay, row.study_uid, row.series_uid, row.apart_at),
         )
         for row in rows
     ]

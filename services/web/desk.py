@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.errors import InvalidValue, PeerError, UnknownKey, answer_to
 from services.database.store import Store
+from services.hl7.profiles import Profiles
 from services.settings import Settings
 from services.web.api import require_json
 from services.web.rendering import render
@@ -22,6 +23,7 @@ from services.workflow.desk import (
     propose,
     undo,
 )
+from services.workflow.reapplying import apply_decided
 
 _PAGE: Final = 200
 _Text = Annotated[str, Form()]
@@ -80,6 +82,7 @@ def router(store: Store, settings: Settings) -> APIRouter:
                 settings=settings,
             )
             told = decision_as_json(decision)
+        _reapply(store, settings, told)
         return JSONResponse(told, status_code=201)
 
     @routes.post("/decisions/{decision}/undo", dependencies=[Depends(require_json)])
@@ -114,7 +117,7 @@ def pages(store: Store, settings: Settings) -> APIRouter:
         kind, _, key = chosen.partition(":")
         try:
             with store() as uow:
-                decide(
+                done = decide(
                     uow,
                     number,
                     _action(action),
@@ -124,6 +127,8 @@ def pages(store: Store, settings: Settings) -> APIRouter:
                     why=why,
                     settings=settings,
                 )
+                told = decision_as_json(done)
+            _reapply(store, settings, told)
         except UnknownKey:
             raise
         except PeerError as error:
@@ -133,6 +138,12 @@ def pages(store: Store, settings: Settings) -> APIRouter:
         return RedirectResponse(f"/desk/{number}", 303)
 
     return routes
+
+
+def _reapply(store: Store, settings: Settings, decision: dict[str, Any]) -> None:
+    if decision["done"] and decision["action"] == Action.REAPPLY.value:
+        profiles = Profiles(settings.profile_root, good=settings.last_good_profiles)
+        apply_decided(store, settings=settings, profiles=profiles)
 
 
 def _row_page(

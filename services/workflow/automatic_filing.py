@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
+from models.errors import IllegalMove
 from services.database.store import Store, UnitOfWork
 from services.database.tables import desk, desk_decision
 from services.identity.index import PatientIndex
@@ -27,22 +29,15 @@ def place_study(
     for its order is missing. What somebody decided or undid is not decided again. Idempotent.
     """
     with store() as uow:
-        row = uow.connection.execute(
-            select(desk)
-            .where(
-                desk.c.study_id == study_id,
-                desk.c.kind == "no-order",
-                desk.c.resolved_at.is_(None),
-                ~select(desk_decision.c.id).where(desk_decision.c.desk_id == desk.c.id).exists(),
-            )
-            .with_for_update()
-        ).one_or_none()
+        row = _undecided(uow, study_id)
         if row is None:
             return False
         index = index or PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
         first = next(iter(matches(uow, exam_of(uow, row, settings), index)), None)
-        if first is None or not first.certain:
-            return False
+    if first is None or not first.certain:
+        return False
+    # Anew, for a decision locks in an order of its own.
+    with suppress(IllegalMove), store() as uow:
         if first.order is None:
             return _identify(uow, study_id, first.patient.id, first.rule)
         decide(
@@ -54,6 +49,19 @@ def place_study(
             by_rules=True,
         )
         return True
+    return False
+
+
+def _undecided(uow: UnitOfWork, study_id: str) -> Row[Any] | None:
+    decided = select(desk_decision.c.id).where(desk_decision.c.desk_id == desk.c.id)
+    return uow.connection.execute(
+        select(desk).where(
+            desk.c.study_id == study_id,
+            desk.c.kind == "no-order",
+            desk.c.resolved_at.is_(None),
+            ~decided.exists(),
+        )
+    ).one_or_none()
 
 
 def place_waiting(store: Store, settings: Settings) -> int:
@@ -81,7 +89,7 @@ def place_waiting(store: Store, settings: Settings) -> int:
 def _identify(uow: UnitOfWork, study_id: str, patient_id: str, rule: str) -> bool:
     uow.merges.lock(patient_id)
     study = uow.studies.get(study_id, lock=True)
-    if study.patient_id is not None or study.order_id is not None:
+    if study.patient_id is not None or _undecided(uow, study_id) is None:
         return False
     uow.studies.change(study_id, patient_id=patient_id)
     uow.timeline.add(

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, insert, select, update
 
 from models.errors import IllegalMove, InvalidValue, UnknownKey
 from models.order import Order
+from models.study import Study
+from services.archive.tiers import Tiers
 from services.database.store import UnitOfWork
 from services.database.tables import desk, desk_decision, imaging_order
 from services.identity.index import PatientIndex
 from services.settings import Settings
 from services.workflow.joining import join_order, part_from_order
+from services.workflow.kept_files import (
+    FILED,
+    can_be_filed,
+    file_kept,
+    kept_of,
+    own_study,
+    take_out,
+)
 from services.workflow.unordered import Match, exam_of, is_clear, matches
 
 RULES = "spinecho"
@@ -30,6 +40,12 @@ class Action(Enum):
 
     FILE = "file"
     """The study is this patient's, or the exam of this order."""
+    APART = "apart"
+    """Files that were kept apart become a study of their own, which has no order."""
+    REJECT = "reject"
+    """Files that were kept apart stay in the quarantine for good."""
+    REAPPLY = "reapply"
+    """The message is applied again."""
     LEAVE = "leave"
     """It stays as it is, and off the desk."""
 
@@ -58,14 +74,15 @@ def propose(uow: UnitOfWork, desk_id: int, settings: Settings) -> Proposal:
     row = _row(uow, desk_id)
     index = PatientIndex(automatic=settings.match_auto, desk=settings.match_desk)
     found = matches(uow, exam_of(uow, row, settings), index)
+    actions = _actions(uow, row)
     decisions = uow.connection.execute(
         select(desk_decision).where(desk_decision.c.desk_id == desk_id).order_by(desk_decision.c.id)
     ).all()
     return Proposal(
         row=row,
         candidates=tuple(found),
-        action=Action.FILE if is_clear(found) and _can_file(row) else None,
-        actions=_actions(row),
+        action=_proposed(actions, found),
+        actions=actions,
         decisions=tuple(decisions),
     )
 
@@ -110,14 +127,16 @@ def decide(
         raise InvalidValue("a decision needs who and why", location="why")
     if by == RULES and not by_rules:
         raise InvalidValue(f"nobody decides as {RULES}", location="by")
-    row = _row(uow, desk_id, lock=True)
-    if row.resolved_at is not None:
-        raise IllegalMove("this is off the desk; undo its decision first")
     order = None
     if action is Action.FILE:
-        if not _can_file(row):
-            raise IllegalMove(f"what is kept for {row.kind} cannot be filed from here")
         order, patient_id = _target(uow, order_id, patient_id)
+    elif patient_id is not None or order_id is not None:
+        raise InvalidValue("only filing names a patient or an order", location="action")
+    row = _locked(uow, desk_id)
+    if row.resolved_at is not None:
+        raise IllegalMove("this is off the desk; undo its decision first")
+    if action not in _actions(uow, row):
+        raise IllegalMove(f"what is kept for {row.kind} cannot be decided so: {action.value}")
     standing = uow.connection.execute(
         select(desk_decision).where(
             desk_decision.c.desk_id == desk_id, desk_decision.c.undone_at.is_(None)
@@ -132,7 +151,7 @@ def decide(
             .returning(desk_decision.c.id)
         ).scalar_one()
         if settings.desk_approvals == 1 or by_rules:
-            _apply(uow, row, decision_id, action, patient_id, order)
+            _apply(uow, row, decision_id, settings, order)
     else:
         if standing.by == by:
             raise IllegalMove("a second person has to agree")
@@ -140,7 +159,7 @@ def decide(
         if chosen != (action.value, patient_id, order_id):
             raise IllegalMove("the first person decided otherwise; undo that first")
         decision_id = standing.id
-        _apply(uow, row, decision_id, action, patient_id, order, approved_by=by)
+        _apply(uow, row, decision_id, settings, order, approved_by=by)
     return _decision(uow, decision_id)
 
 
@@ -158,12 +177,16 @@ def undo(uow: UnitOfWork, decision_id: int, *, by: str, why: str) -> Row[Any]:
     """
     if not by.strip() or not why.strip():
         raise InvalidValue("an undoing needs who and why", location="why")
+    row = _locked(uow, _decision(uow, decision_id).desk_id)
     decision = _decision(uow, decision_id, lock=True)
-    row = _row(uow, decision.desk_id, lock=True)
     if decision.undone_at is not None:
         raise IllegalMove("this decision was undone before")
     if decision.done_at is not None:
-        if decision.action == Action.FILE.value:
+        if decision.action == Action.REAPPLY.value:
+            raise IllegalMove("a message that was applied cannot be taken back")
+        if "study" in decision.before:
+            _take_back(uow, row, decision, by)
+        elif decision.action == Action.FILE.value:
             _unfile(uow, row, decision, by)
         uow.connection.execute(
             update(desk).where(desk.c.id == row.id).values(resolved_at=None, resolved_by=None)
@@ -232,20 +255,23 @@ def _apply(
     uow: UnitOfWork,
     row: Row[Any],
     decision_id: int,
-    action: Action,
-    patient_id: str | None,
+    settings: Settings,
     order: Order | None,
     *,
     approved_by: str = "",
 ) -> None:
     decision = _decision(uow, decision_id)
+    action, patient_id = Action(decision.action), decision.chosen_id
     who = f"{decision.by}, {approved_by}" if approved_by else decision.by
     values: dict[str, Any] = {"done_at": uow.now, "approved_by": approved_by}
-    told = "left as it is"
-    if action is Action.FILE:
+    told = _TOLD[action]
+    if action.value in FILED and row.kind != "no-order":
+        values["before"] = _bring(uow, Tiers(settings), row, decision, order, who)
+    elif action is Action.FILE:
         study = uow.studies.get(row.study_id, lock=True)
         values["before_id"] = study.patient_id
-        told = "filed under a patient" if order is None else "filed as the exam of an order"
+        if order is not None:
+            told = "filed as the exam of an order"
         if study.order_id is not None:
             raise IllegalMove("the study joined its order since")
         if order is None:
@@ -302,6 +328,49 @@ def _unfile(uow: UnitOfWork, row: Row[Any], decision: Row[Any], by: str) -> None
     uow.studies.change(study.id, patient_id=decision.before_id)
 
 
+def _bring(
+    uow: UnitOfWork, tiers: Tiers, row: Row[Any], decision: Row[Any], order: Order | None, who: str
+) -> dict[str, Any]:
+    """File kept files: into the study that they came for if it is this patient's, else another."""
+    own = None if row.study_id is None else uow.studies.get(row.study_id, lock=True)
+    if own is not None and decision.action == Action.FILE.value and _is_of(own, decision):
+        file_kept(uow, tiers, row, own)
+        return {"study": own.id}
+    study = own_study(uow, tiers, row, by=who)
+    before: dict[str, Any] = {"study": study.id}
+    file_kept(uow, tiers, row, study)
+    study = uow.studies.get(study.id, lock=True)
+    if order is not None:
+        before["joined"] = join_order(uow, study, order, by=who, why=decision.why)
+    elif decision.chosen_id is not None:
+        uow.studies.change(study.id, patient_id=decision.chosen_id)
+    if decision.action == Action.FILE.value:
+        uow.studies.resolve_desk(study.id, "no-order", who)
+    return before
+
+
+def _is_of(study: Study, decision: Row[Any]) -> bool:
+    same_order = decision.order_id in (None, study.order_id)
+    return same_order and study.patient_id == decision.chosen_id
+
+
+def _take_back(uow: UnitOfWork, row: Row[Any], decision: Row[Any], by: str) -> None:
+    study = uow.studies.get(decision.before["study"], lock=True)
+    if "joined" in decision.before:
+        part_from_order(uow, study, decision.before["joined"], by=by)
+    elif study.id != row.study_id and study.order_id is not None:
+        raise IllegalMove("the study joined an order since; undo that first")
+    take_out(uow, row, study)
+
+
+def _locked(uow: UnitOfWork, desk_id: int) -> Row[Any]:
+    """Lock the study first, as whoever files images does, and then its row of the desk."""
+    row = _row(uow, desk_id)
+    if row.study_id is not None:
+        uow.studies.get(row.study_id, lock=True)
+    return _row(uow, desk_id, lock=True)
+
+
 def _row(uow: UnitOfWork, desk_id: int, *, lock: bool = False) -> Row[Any]:
     query = select(desk).where(desk.c.id == desk_id)
     row = uow.connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -318,10 +387,29 @@ def _decision(uow: UnitOfWork, decision_id: int, *, lock: bool = False) -> Row[A
     return row
 
 
-def _actions(row: Row[Any]) -> tuple[Action, ...]:
-    return (Action.FILE, Action.LEAVE) if _can_file(row) else (Action.LEAVE,)
+def _actions(uow: UnitOfWork, row: Row[Any]) -> tuple[Action, ...]:
+    if row.kind == "no-order" and row.study_id is not None:
+        return (Action.FILE, Action.LEAVE)
+    if row.kind == "unlinked-result":
+        return (Action.REAPPLY, Action.LEAVE)
+    if not kept_of(uow, row):
+        return (Action.LEAVE,)
+    if can_be_filed(uow, row):
+        return (Action.FILE, Action.APART, Action.REJECT, Action.LEAVE)
+    return (Action.REJECT, Action.LEAVE)
 
 
-def _can_file(row: Row[Any]) -> bool:
-    # A file that was kept apart needs the archive to take it in; a study is only shown elsewhere.
-    return row.kind == "no-order" and row.study_id is not None
+def _proposed(actions: tuple[Action, ...], found: list[Match]) -> Action | None:
+    """Return the first action that the evidence speaks for; rejecting is never proposed."""
+    if Action.FILE in actions and is_clear(found):
+        return Action.FILE
+    return next((a for a in actions if a in (Action.APART, Action.REAPPLY)), None)
+
+
+_TOLD: Final = {
+    Action.FILE: "filed under a patient",
+    Action.APART: "its files became a study of their own",
+    Action.REJECT: "its files were rejected and stay in the quarantine",
+    Action.REAPPLY: "its message is applied again",
+    Action.LEAVE: "left as it is",
+}

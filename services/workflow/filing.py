@@ -20,6 +20,7 @@ from services.archive.part10 import Header
 from services.archive.tiers import Tiers
 from services.database.store import Store, UnitOfWork
 from services.workflow.identification import Belonging, Claim, belonging, open_study
+from services.workflow.kept_files import follow
 
 log = structlog.get_logger(__name__)
 
@@ -265,6 +266,8 @@ class Filing:
         header, kind = self.header, disposition.value
         folder = f"{kind}/{subject.replace('#', '-')}"
         path = f"{folder}/{header.sop_uid}.{self.digest[:12]}.dcm"
+        # None decides about it until this file is among what is decided.
+        row = uow.studies.desk_row(kind, subject)
         uow.holdings.keep(
             header.sop_uid,
             self.digest,
@@ -291,6 +294,8 @@ class Filing:
         if new:
             log.warning("instance kept apart", kind=kind, study=study_id, source_ae=self.source_ae)
         self.tiers.quarantine(self.file, path)
+        if row is not None and row.resolved_at is not None:
+            follow(uow, self.tiers, row)
         return self._received(disposition, study_id)
 
     def _received(self, disposition: Disposition, study_id: str | None) -> Received:

@@ -7,13 +7,14 @@ takes its effect away. A study without any is found to have none without opening
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, func, select, text
 
 from models.overlay import Overlay, Part, Reason
-from models.patient import Identifier, Patient
+from models.patient import Identifier, Patient, PersonName
 from services.database.store import UnitOfWork
 from services.database.tables import instance, patient_identifier, patient_trait
 from services.identity import index
@@ -59,7 +60,7 @@ _CAUSES: Final = text(
     UNION ALL
     SELECT CASE d.by WHEN :rules THEN 'rules' ELSE 'desk' END, d.done_at
       FROM desk_decision d JOIN desk k ON k.id = d.desk_id
-     WHERE k.study_id = :study AND d.action = 'file'
+     WHERE coalesce(d.before ->> 'study', k.study_id) = :study AND d.action = 'file'
        AND d.done_at IS NOT NULL AND d.undone_at IS NULL
     """
 )
@@ -95,6 +96,25 @@ def overlay_of(uow: UnitOfWork, study_id: str) -> Overlay | None:
         is_other_person=not kinds.isdisjoint(_WRONG),
         reason=Reason.COERCE if latest in _COERCED else Reason.CORRECT,
         at=at,
+    )
+
+
+def under_uids(
+    overlay: Overlay | None, study_uid: str, series_uid: str, since: datetime
+) -> Overlay:
+    """Return the overlay of a file that the desk put under UIDs which it does not say."""
+    uids = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
+    if overlay is not None:
+        return replace(overlay, uids=uids, at=max(overlay.at, since))
+    return Overlay(
+        patient=Patient(id="", identifiers=(), name=PersonName()),
+        identifiers=(),
+        accession="",
+        parts=frozenset(),
+        is_other_person=False,
+        reason=Reason.CORRECT,
+        at=since,
+        uids=uids,
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
+
+from sqlalchemy import select
 
 from models.errors import InvalidValue, SpinechoError
 from services.database.messages import StoredMessage, Wanted
 from services.database.partitions import month_of, rewrite
 from services.database.store import Store, UnitOfWork
+from services.database.tables import desk, desk_decision
 from services.fhir.references import references as fhir_references
 from services.hl7.er7 import parse
 from services.hl7.references import ACCESSION, MRN, Reference, references
@@ -20,6 +24,7 @@ from services.workflow.messages import Answered, receive_message
 DEAD: Final = ("refused", "failed", "fragment", "rejected")
 """States in which a message lies until somebody looks at it."""
 _BATCH: Final = 200
+_RECENT: Final = timedelta(days=1)
 
 
 def apply_again(
@@ -55,6 +60,30 @@ def apply_again(
         profiles=profiles,
         attempt_of=message_id,
     )
+
+
+def apply_decided(
+    store: Store, *, settings: Settings, profiles: Rewriting | None = None
+) -> list[int]:
+    """Apply again what the desk decided to apply again and was not yet; return the messages.
+
+    Idempotent: a message that was tried again since it came is not tried another time.
+    """
+    with store() as uow:
+        decided = uow.connection.execute(
+            select(desk.c.evidence["message"].as_integer())
+            .join_from(desk_decision, desk)
+            .where(
+                desk_decision.c.action == "reapply",
+                desk_decision.c.done_at > uow.now - _RECENT,
+                desk_decision.c.undone_at.is_(None),
+            )
+        ).scalars()
+        wanted = set(decided)
+        wanted -= set(uow.messages.retried(wanted))
+    for message_id in sorted(wanted):
+        apply_again(store, message_id, settings=settings, profiles=profiles)
+    return sorted(wanted)
 
 
 def repeatable(store: Store, wanted: Wanted, limit: int) -> list[Any]:

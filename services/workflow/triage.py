@@ -39,6 +39,8 @@ def judge(store: Store, tiers: Tiers, study_id: str, version: int, assess: Asses
             for row in uow.studies.instances(study_id)
             if row.source_ae != tiers.settings.ae_title
         ]
+        study = uow.studies.get(study_id)
+        series = {row.sop_uid: row.series_uid for row in images}
         known = [f for f in uow.studies.findings(study_id) if f.version == version]
     if known:
         return str(known[-1].outcome)
@@ -51,6 +53,10 @@ def judge(store: Store, tiers: Tiers, study_id: str, version: int, assess: Asses
             headers = read_evidence(
                 p for p, i in zip(paths, images, strict=True) if i.sop_uid in wanted
             )
+            for header in headers:
+                # The study that they are in now; the desk may have taken them from another.
+                header.StudyInstanceUID = study.study_uid
+                header.SeriesInstanceUID = series[str(header.SOPInstanceUID)]
             report = triage_report(assessment, headers, when=store.clock(), device=_device(tiers))
     if report is not None:
         store_derived(store, tiers, report, study_id)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from models.errors import IllegalMove
 from services.database.store import Store
 from services.settings import Settings
+from services.workflow.desk import Action, decide, propose, undo
+from services.workflow.reapplying import apply_decided
 from tests.hl7.orders import omi
 from tests.workflow.sender import PID, Sender, message
 
@@ -106,3 +109,22 @@ def test_kidney_values_and_laboratory_results_are_not_exams(send: Sender, store:
 
 def test_a_result_without_its_parts_is_refused(send: Sender) -> None:
     assert send(message("ORU^R01", PID)) == "AE 101"
+
+
+def test_a_result_from_before_its_order_is_applied_again_by_a_decision_and_once(
+    send: Sender, store: Store, settings: Settings
+) -> None:
+    send(oru(uid=UID, flag="AA"))
+    send(omi())
+    with store() as uow:
+        assert propose(uow, 1, settings).action is Action.REAPPLY
+        decide(uow, 1, Action.REAPPLY, by="rita", why="the order came", settings=settings)
+    assert apply_decided(store, settings=settings) == [1]
+    assert apply_decided(store, settings=settings) == []
+    with store() as uow:
+        study = uow.studies.find(UID)
+        assert study is not None
+        assert len(uow.external.of_study(study.id)) == 1
+        assert uow.studies.desk() == []
+    with pytest.raises(IllegalMove, match="cannot be taken back"), store() as uow:
+        undo(uow, 1, by="max", why="no")
