@@ -11,7 +11,10 @@ from sqlalchemy import (
     Connection,
     Row,
     Table,
+    Text,
     bindparam,
+    func,
+    literal,
     literal_column,
     select,
     update,
@@ -39,6 +42,8 @@ _DETAILS = (
     "reason_code",
 )
 _WAITING = (StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED)
+_PLACERS = 7332
+"""Keeps these locks apart from others that are taken by a hash."""
 _ORDER = select(imaging_order)
 _GET = Prepared(_ORDER.where(imaging_order.c.id == bindparam("order")))
 _BY_PLACER = Prepared(
@@ -46,6 +51,13 @@ _BY_PLACER = Prepared(
         imaging_order.c.placer_number == bindparam("number"),
         imaging_order.c.placer_authority == bindparam("authority"),
     ).order_by(imaging_order.c.placed_at, imaging_order.c.requested_procedure_id)
+)
+_CLAIM = Prepared(
+    select(
+        func.pg_advisory_xact_lock(
+            func.hashtextextended(bindparam("placer", type_=Text), literal(_PLACERS))
+        )
+    )
 )
 _BY_ACCESSION = Prepared(_ORDER.where(imaging_order.c.accession == bindparam("accession")))
 _BY_STUDY_UID = Prepared(_ORDER.where(imaging_order.c.study_uid == bindparam("study_uid")))
@@ -95,6 +107,17 @@ class Orders:
         """Return what its placer calls `number`: an order for each procedure that it asks for."""
         asked = _BY_PLACER(number=number, authority=authority)
         return [self._load(row) for row in self._direct.fetch(asked)]
+
+    def claim(self, number: str, authority: str) -> None:
+        """Wait until nobody else is placing what its placer calls `number`.
+
+        A number that stands for several procedures can be in no unique index.
+        """
+        self._direct.fetch(self.claiming(number, authority))
+
+    def claiming(self, number: str, authority: str) -> Call:
+        """Return what `claim` asks."""
+        return _CLAIM(placer=f"{authority}|{number}")
 
     def find_by_filler(self, number: str) -> list[Order]:
         """Return the orders to which a filler gave this number."""

@@ -293,7 +293,7 @@ class Transaction:
         patient = self._subject(entry)
         request = self._read(entry, _A.PLACE, "NW")
         # A client that got no answer in time may send it again while the first is under way.
-        self._uow.resources.claim(f"{request.placer_authority}|{request.placer_number}")
+        self._uow.orders.claim(request.placer_number, request.placer_authority)
         known = self._uow.orders.placed_under(request.placer_number, request.placer_authority)
         replaced = self._replaced(entry, request)
         if replaced:

@@ -39,6 +39,7 @@ _STEP: Final = (
     *("start_at", "modality", "station_aet", "station_name", "location", "description"),
     *("performing", "protocol"),
 )
+_PLACING: Final = frozenset({OrderAction.PLACE, OrderAction.REPLACEMENT, OrderAction.CHILD})
 _WAITING: Final = (
     *(StepState.SCHEDULED, StepState.ARRIVED, StepState.ON_HOLD, StepState.UNBOOKED),
 )
@@ -51,6 +52,9 @@ def foreseen(
     identifiers = () if patient is None else patient.identifiers
     asked = [uow.patients.finding(identifier) for identifier in identifiers]
     for request in orders:
+        if request.action in _PLACING:
+            # First: what the others then say includes whatever was waited for.
+            asked.append(uow.orders.claiming(request.placer_number, request.placer_authority))
         asked += uow.orders.finding(
             request.placer_number, request.placer_authority, request.accession, request.study_uid
         )
@@ -126,6 +130,7 @@ def place_order(
     InvalidValue
         If images under its Study UID are of somebody else.
     """
+    uow.orders.claim(request.placer_number, request.placer_authority)
     known = uow.orders.placed_under(request.placer_number, request.placer_authority)
     same = _same_procedure(known, request)
     if same is not None:

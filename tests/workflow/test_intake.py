@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import func, select, text
+
 from models.lifecycle import StepState, StudyState
 from services.database.store import Store
+from services.database.tables import imaging_order
 from services.settings import Settings
 from services.workflow.messages import receive_message
 from services.workflow.reporting import sign_report
@@ -64,3 +70,32 @@ def test_a_report_that_was_held_goes_out_when_the_order_comes(
     with store() as uow:
         flows = {s.flow: s.attempt for s in uow.outbox.pending()}
     assert flows["report_delivery"] == 2
+
+
+def test_an_order_sent_again_while_it_is_being_placed_is_one_order(
+    store: Store, settings: Settings
+) -> None:
+    """Nobody but us gives it a number: only its placer number tells that it is the same."""
+    senders = 4
+    bare = orm(accession="", uid="", placer="P7").replace(b"|RP1|SPS1|", b"|||")
+    assert receive_message(store, orm(), peer="test", settings=settings).code == "AA"
+
+    def send(number: int) -> str:
+        raw = bare.replace(b"|M1|", b"|AGAIN%d|" % number)
+        return receive_message(store, raw, peer="test", settings=settings).code
+
+    with ThreadPoolExecutor(senders) as pool:
+        # Nobody gets past its look-ups until all have made them, or wait for who came first.
+        with store.engine.begin() as holding:
+            holding.execute(text("LOCK TABLE imaging_order IN SHARE MODE"))
+            sent = [pool.submit(send, number) for number in range(senders)]
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            deadline = time.monotonic() + 20
+            with store.engine.connect() as looking:
+                while looking.scalar(waiting) < senders:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+        assert [answer.result() for answer in sent] == ["AA"] * senders
+    with store() as uow:
+        placed = select(func.count()).where(imaging_order.c.placer_number == "P7")
+        assert uow.connection.scalar(placed) == 1
