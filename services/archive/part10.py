@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from models.errors import InvalidValue, Malformed, MissingField
+from models.study import Instance
 from services.archive.elements import json_value, text_of
 
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -84,6 +85,32 @@ class Header:
     study_attributes: dict[str, Any] = field(default_factory=dict)
     series_attributes: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    def filed(self, path: str, *, size: int, digest: str) -> Instance:
+        """Return the record of the object, whose `size` bytes of this `digest` lie at `path`."""
+        return Instance(
+            sop_uid=self.sop_uid,
+            sop_class=self.sop_class,
+            series_uid=self.series_uid,
+            study_uid=self.study_uid,
+            transfer_syntax=self.transfer_syntax,
+            number=self.number,
+            path=path,
+            size=size,
+            digest=digest,
+            frames=self.frames,
+        )
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `Studies.add_instance` keeps of the object and its series besides."""
+        return {
+            "modality": self.modality,
+            "series_description": self.series_description,
+            "series_number": self.series_number,
+            "attributes": self.attributes,
+            "series_attributes": self.series_attributes,
+        }
 
 
 def check_uid(value: str, keyword: str) -> str:

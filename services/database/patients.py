@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from models.patient import Identifier, Patient, PersonName
@@ -195,14 +195,6 @@ class Patients:
         ).all()
         known = self.identifiers(row.id for row in rows)
         return [_patient(row, known.get(row.id, [])) for row in rows]
-
-    def merge(self, retired_id: str, survivor_id: str) -> None:
-        """Point the retired record to its survivor; it is kept, so that this can be undone."""
-        self._connection.execute(
-            update(patient)
-            .where(patient.c.id == retired_id)
-            .values(merged_into=survivor_id, updated_at=self._now)
-        )
 
 
 def _patient(row: Any, identifiers: Iterable[Identifier]) -> Patient:

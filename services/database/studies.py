@@ -20,7 +20,6 @@ from services.database.tables import (
     commitment,
     desk,
     finding,
-    imaging_order,
     instance,
     migration,
     mpps,
@@ -169,16 +168,6 @@ class Studies:
     def change(self, study_id: str, **changes: Any) -> None:
         """Set columns of the study row."""
         self._connection.execute(update(table).where(table.c.id == study_id).values(**changes))
-
-    def hand_over(self, retired_id: str, survivor_id: str) -> list[str]:
-        """Give a retired patient's orders and studies to the survivor; return the study ids."""
-        moved = self._connection.execute(select(table.c.id).where(table.c.patient_id == retired_id))
-        study_ids = [str(row.id) for row in moved]
-        for owned in (imaging_order, table):
-            self._connection.execute(
-                update(owned).where(owned.c.patient_id == retired_id).values(patient_id=survivor_id)
-            )
-        return study_ids
 
     def row(self, study_id: str) -> Row[Any]:
         """Return the raw row, for pages that show columns the model does not carry."""

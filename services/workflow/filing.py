@@ -14,7 +14,7 @@ import structlog
 
 from models.errors import PeerError
 from models.lifecycle import StudyEvent, move
-from models.study import Instance, Study, new_id
+from models.study import Study, new_id
 from models.tier import Tier
 from services.archive.part10 import Header
 from services.archive.tiers import Tiers
@@ -182,28 +182,12 @@ class Filing:
     def _file(self, uow: UnitOfWork, study: Study, *, known_series: bool) -> None:
         header = self.header
         path = self.tiers.place(header, self.digest)
-        record = Instance(
-            sop_uid=header.sop_uid,
-            sop_class=header.sop_class,
-            series_uid=header.series_uid,
-            study_uid=header.study_uid,
-            transfer_syntax=header.transfer_syntax,
-            number=header.number,
-            path=path,
-            size=self.size,
-            digest=self.digest,
-            frames=header.frames,
-        )
         added = uow.studies.add_instance(
             study.id,
-            record,
+            header.filed(path, size=self.size, digest=self.digest),
             source_ae=self.source_ae,
-            modality=header.modality,
-            series_description=header.series_description,
-            series_number=header.series_number,
-            attributes=header.attributes,
-            series_attributes=header.series_attributes,
             known_series=known_series,
+            **header.told,
         )
         if not added:
             raise Raced

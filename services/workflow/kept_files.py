@@ -19,7 +19,7 @@ from models.errors import IllegalMove
 from models.events import Topic
 from models.lifecycle import StudyEvent, StudyState
 from models.priority import Priority
-from models.study import Instance, Study, uid_from
+from models.study import Study, uid_from
 from services.archive.landing import sync
 from services.archive.part10 import Header, read_header
 from services.archive.tiers import Tiers
@@ -147,35 +147,18 @@ def _is_free(kept: Row[Any], known: dict[str, Row[Any]]) -> bool:
 
 def _file(uow: UnitOfWork, tiers: Tiers, kept: Row[Any], study: Study) -> None:
     header = _header(tiers, kept)
-    series_uid = header.series_uid
-    owner = uow.holdings.series_owner(series_uid)
+    owner = uow.holdings.series_owner(header.series_uid)
     is_other = header.study_uid != study.study_uid or owner not in (None, study.id)
     if is_other:
         series_uid = uid_from("apart", study.study_uid, header.series_uid)
-    path = tiers.place(
-        replace(header, study_uid=study.study_uid, series_uid=series_uid), kept.digest
-    )
+        header = replace(header, study_uid=study.study_uid, series_uid=series_uid)
+    path = tiers.place(header, kept.digest)
     uow.studies.add_instance(
         study.id,
-        Instance(
-            sop_uid=header.sop_uid,
-            sop_class=header.sop_class,
-            series_uid=series_uid,
-            study_uid=study.study_uid,
-            transfer_syntax=header.transfer_syntax,
-            number=header.number,
-            path=path,
-            size=kept.size,
-            digest=kept.digest,
-            frames=header.frames,
-        ),
+        header.filed(path, size=kept.size, digest=kept.digest),
         source_ae=kept.source_ae,
-        modality=header.modality,
-        series_description=header.series_description,
-        series_number=header.series_number,
-        attributes=header.attributes,
-        series_attributes=header.series_attributes,
         apart=is_other,
+        **header.told,
     )
     row = uow.studies.row(study.id)
     changes: dict[str, Any] = {} if row.attributes else {"attributes": header.study_attributes}

@@ -19,6 +19,7 @@ from services.archive.part10 import digest_of
 from services.database.store import Store
 from services.dicom.sop import VERIFICATION
 from services.settings import Settings
+from services.workflow.identity import merge
 from tests.dicom.conftest import Listener
 from tests.dicom.department import JANE, JOHN, associated, image, place, run, series, write
 
@@ -197,7 +198,7 @@ def test_images_under_a_merged_identifier_go_to_the_survivor(listener: Listener)
     _, study = place(listener.store)
     with listener.store() as uow:
         uow.patients.save(JOHN)
-        uow.patients.merge(JOHN.id, JANE.id)
+        merge(uow, JANE.id, JOHN.id, by="chief", why="one person")
     with associated(listener.port, MRImageStorage) as assoc:
         assert assoc.send_c_store(image(study.study_uid, patient=JOHN)).Status == 0x0000
     with listener.store() as uow:

@@ -19,6 +19,7 @@ from services.database.store import Store, UnitOfWork
 from services.workflow.acquisition import begin_exam, change_exam, judge_completeness
 from services.workflow.automatic_filing import place_study, place_waiting
 from services.workflow.desk import RULES, Action, decide, propose, undo
+from services.workflow.identity import merge
 from tests.dicom.conftest import Listener
 from tests.dicom.department import associated, begun, ended, image, place
 
@@ -334,7 +335,7 @@ def test_images_under_a_merged_number_are_the_survivors_and_join_its_order(
     old = replace(ANNA, id="old", identifiers=(Identifier(value="TEMP9", authority="HOSP"),))
     with listener.store() as uow:
         uow.patients.save(old)
-        uow.patients.merge("old", "anna")
+        merge(uow, "anna", "old", by="chief", why="one person")
     study_id = received(listener, old, AccessionNumber="S26001234")
     assert joined(listener, study_id) == order.id
 

@@ -21,6 +21,7 @@ from services.database.store import Store
 from services.fhir.api import fhir_app
 from services.settings import Settings
 from services.web.app import DICOMWEB, FHIR_R4, create_app
+from services.workflow.identity import merge
 from services.workflow.reporting import sign_report
 from tests.web.department import CASES, morning
 from tests.web.serving import serving
@@ -250,7 +251,7 @@ def test_a_merged_patient_points_to_the_survivor(
         assert other is not None
         assert other.patient_id is not None
         assert study.patient_id is not None
-        uow.patients.merge(other.patient_id, study.patient_id)
+        merge(uow, study.patient_id, other.patient_id, by="chief", why="one person")
     told = fhir.get(f"/Patient/{other.patient_id}").json()
     assert told["active"] is False
     assert told["link"] == [
