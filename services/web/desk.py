@@ -159,11 +159,15 @@ def _row_page(
         proposal = propose(uow, number, settings)
         told: dict[str, Any] = proposal_as_json(proposal)
         waiting = uow.studies.on_desk()
-        study = None if proposal.row.study_id is None else uow.studies.get(proposal.row.study_id)
+        study = owner = None
+        if proposal.row.study_id is not None:
+            study = uow.studies.get(proposal.row.study_id)
+            owner = None if study.patient_id is None else uow.patients.get(study.patient_id)
     return render(
         "desk_row.html",
         row=told,
         study=study,
+        owner=owner,
         fields=_fields(told),
         actions=[action.value for action in proposal.actions],
         error=error,

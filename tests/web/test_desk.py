@@ -66,6 +66,9 @@ def test_the_page_decides_and_keeps_what_was_typed(
     shown = http.get("/desk/1").text
     assert shown.count("Quillfeather, Ottoline") == 1
     assert "the same but for zeros" in shown
+    # Nothing is chosen for whoever decides: an exam filed by a slip takes a step off the worklist.
+    assert (shown.count('type="radio"') >= 2, " checked" in shown) == (True, False)
+    assert "Quilfeather, Ottoline" in http.get("/desk").text
     wish = {"choice": "file patient:jane", "by": "rita", "why": "<same> number"}
     refused = http.post("/desk/1/decisions", data=wish | {"by": " "})
     assert (refused.status_code, "&lt;same&gt; number" in refused.text) == (422, True)
