@@ -19,7 +19,7 @@ from services.fhir.parameters import Condition, Parameter, Token, is_date, refer
 from services.fhir.served import Call, Order, Resource, Searched, Served
 from services.fhir.transaction import KEPT
 from services.fhir.versions import Version
-from services.workflow.fhir_orders import shown_kept, shown_order, shown_task
+from services.workflow.fhir_shown import shown_kept, shown_order, shown_task
 
 _ORDER, _STEP, _CAME = imaging_order.c, scheduled_step.c, fhir_resource.c
 _TASK_ID = func.concat(

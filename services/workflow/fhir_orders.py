@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from hashlib import sha256
 from typing import Any, Final
 
 from models.errors import DuplicateKey, IllegalMove
@@ -19,10 +18,10 @@ from services.database.store import UnitOfWork
 from services.fhir.identifiers import Systems
 from services.fhir.order_r5 import as_r4
 from services.fhir.order_reading import Reader
-from services.fhir.order_resource import order_status, service_request, task, task_id
+from services.fhir.order_resource import order_status, task_id
 from services.fhir.refusal import refusal
-from services.fhir.report import instant
 from services.fhir.transaction import KEPT, Entry, references, rewritten
+from services.workflow.fhir_shown import digest_of, shown_order
 from services.workflow.intake import study_of
 from services.workflow.order_control import take_orders
 from services.workflow.patients import take_patient
@@ -237,7 +236,9 @@ class Transaction:
                 self._identify(other)
         if not all(other.made for other in others):
             return None
-        return self._uow.resources.same(entry.kind, _digest(_dumped(self._content(entry.resource))))
+        return self._uow.resources.same(
+            entry.kind, digest_of(_dumped(self._content(entry.resource)))
+        )
 
     def _keep(self, entry: Entry, identity: str) -> None:
         content = self._content(entry.resource)
@@ -247,7 +248,7 @@ class Transaction:
             identity,
             content=text,
             release=self._release,
-            digest=_digest(text),
+            digest=digest_of(text),
             identifiers=_tokens(content),
         )
 
@@ -460,50 +461,9 @@ class Transaction:
             inner.status = inner.status or 200
 
 
-def shown_order(uow: UnitOfWork, order: Order, release: str) -> tuple[Resource, int]:
-    """Return the order's ServiceRequest as it is now, with its version."""
-    study = uow.studies.find(order.study_uid)
-    if study is None:
-        raise LookupError("an order has a study from its first moment")
-    came = _came(uow, "ServiceRequest", order.id, release)
-    return _versioned(uow, service_request(order, study, came, release), order, study.state)
-
-
-def shown_task(
-    uow: UnitOfWork, order: Order, step: ScheduledStep, release: str
-) -> tuple[Resource, int]:
-    """Return a step's Task as it is now, with its version."""
-    came = _came(uow, "Task", task_id(order, step), release)
-    return _versioned(uow, task(order, step, came), step)
-
-
-def shown_kept(uow: UnitOfWork, kind: str, identity: str, release: str) -> Resource | None:
-    """Return a resource that was kept as it came, or None."""
-    came = _came(uow, kind, identity, release)
-    return None if came is None else _versioned(uow, {**came, "id": identity})[0]
-
-
 def sender_of(resource: Resource) -> str:
     """Return who sent an order: its meta.source, without the part that names the request."""
     return str(resource.get("meta", {}).get("source", "")).partition("#")[0][:200] or "FHIR"
-
-
-def _came(uow: UnitOfWork, kind: str, identity: str, release: str) -> Resource | None:
-    row = uow.resources.find(kind, identity)
-    if row is None or row.content is None or row.release != release:
-        return None
-    content: Resource = json.loads(row.content)
-    return content
-
-
-def _versioned(uow: UnitOfWork, resource: Resource, *made_of: object) -> tuple[Resource, int]:
-    """Give a resource its version: it counts changes of what it is made of, whoever made them."""
-    kind, identity = resource["resourceType"], resource["id"]
-    row = uow.resources.find(kind, identity)
-    state = repr((None if row is None else row.digest, *made_of))
-    version, since = uow.resources.version(kind, identity, _digest(state))
-    meta = {**resource.get("meta", {}), "versionId": str(version), "lastUpdated": instant(since)}
-    return {**resource, "meta": meta}, version
 
 
 def _about(order: Order, request: OrderRequest) -> OrderRequest:
@@ -536,10 +496,6 @@ def _tokens(content: Resource) -> list[str]:
 
 def _dumped(content: Resource) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-
-
-def _digest(text: str) -> bytes:
-    return sha256(text.encode()).digest()
 
 
 def _version_of(tag: str) -> str:

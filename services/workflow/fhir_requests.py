@@ -25,9 +25,8 @@ from services.workflow.fhir_orders import (
     Done,
     Transaction,
     sender_of,
-    shown_kept,
-    shown_order,
 )
+from services.workflow.fhir_shown import shown_kept, shown_order
 
 log = structlog.get_logger()
 
